@@ -1,0 +1,1 @@
+"""The shell around the lakehouse: settings, the `lake` command, the catalog, the local stack."""

@@ -1,0 +1,66 @@
+"""The passwords and keys of one installation: generated once, readable by its user only.
+
+They are handed to programs by environment or by files of the same mode, never as arguments.
+"""
+
+import secrets
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from lake.errors import LakeError
+from lake.settings import settings
+
+
+def _secret() -> str:
+    return secrets.token_urlsafe(24)
+
+
+class Credentials(BaseModel, extra="forbid"):
+    """One secret for each role; a new installation draws them all."""
+
+    postgres_password: str = Field(default_factory=_secret)
+    catalog_password: str = Field(default_factory=_secret)
+    source_password: str = Field(default_factory=_secret)
+    capture_password: str = Field(default_factory=_secret)
+    feast_password: str = Field(default_factory=_secret)
+    minio_root_password: str = Field(default_factory=_secret)
+    s3_access_key: str = "lake"
+    s3_secret_key: str = Field(default_factory=_secret)
+    valkey_password: str = Field(default_factory=_secret)
+    supervisor_password: str = Field(default_factory=_secret)
+
+
+def _path() -> Path:
+    return settings().state_dir / "credentials.json"
+
+
+def generate() -> None:
+    """Write new credentials unless this installation has some."""
+    if not _path().exists():
+        write_private(_path(), Credentials().model_dump_json(indent=2))
+
+
+@lru_cache
+def credentials() -> Credentials:
+    """The credentials of this installation.
+
+    Raises LakeError where there is no installation yet, or its file was damaged.
+    """
+    try:
+        return Credentials.model_validate_json(_path().read_text())
+    except FileNotFoundError:
+        raise LakeError(f"no lake in {settings().state_dir}: start one with `lake up`") from None
+    except ValidationError as error:
+        raise LakeError(f"{_path()} is damaged ({error.error_count()} faults)") from None
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all, readable by this user only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    draft.unlink(missing_ok=True)
+    draft.touch(mode=0o600)
+    draft.write_text(text)
+    draft.rename(path)

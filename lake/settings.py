@@ -1,0 +1,127 @@
+"""The one home of configuration: the environment (`LAKE_…`), then `lake.toml`, then these defaults.
+
+Every default works on one machine with nothing else installed. Nothing secret stands here: the
+passwords of an installation are generated once and kept by `lake.credentials`.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import platformdirs
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The checkout: where `dbt_project/` and the other rooms stand."""
+
+
+class Ports(BaseModel):
+    """TCP ports on the loopback interface."""
+
+    postgres: int = 15432
+    minio: int = 19000
+    minio_console: int = 19001
+    valkey: int = 16379
+    trino: int = 18080
+    spark: int = 15002
+    capture: int = 18081
+
+
+class Heap(BaseModel):
+    """JVM heap limits, as `-Xmx` takes them."""
+
+    trino: str = "800m"
+    spark: str = "1200m"
+    capture: str = "512m"
+
+
+class Source(BaseModel):
+    """The Postgres that is captured. The stack brings its own; `host` names another."""
+
+    host: str | None = None
+    port: int | None = None
+    database: str = "source"
+    user: str = "capture"
+    password: SecretStr | None = Field(None, description="of a Postgres that is not the stack's")
+    slot: str = "lake"
+    publication: str = "lake"
+
+
+class Parts(BaseModel):
+    """A part that the machine already has, instead of the downloaded one."""
+
+    go: Path | None = Field(None, description="the `go` command that builds MinIO")
+    minio: Path | None = Field(None, description="a `minio` binary")
+    java_spark: Path | None = Field(None, description="home of a Java 17 or 21 for Spark and Flink")
+    java_trino: Path | None = Field(None, description="home of a Java 24 or later for Trino")
+
+
+class Settings(BaseSettings):
+    """What one installation runs with."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LAKE_", env_nested_delimiter="__", toml_file=ROOT / "lake.toml", extra="forbid"
+    )
+
+    state_dir: Path = Field(ROOT / ".lake", description="data, logs, credentials")
+    cache_dir: Path = Field(
+        Path(platformdirs.user_cache_dir("lake")), description="downloads and builds, shared"
+    )
+    host: str = "127.0.0.1"
+    branch: str = Field("lake", description="the catalog name that every engine works on")
+    bucket: str = "lake"
+    checkpoint_seconds: float = Field(1.0, description="how often capture commits to the lake")
+    bulk_workers: int = Field(2, description="connections that copy tables side by side", ge=1)
+    ports: Ports = Ports()
+    heap: Heap = Heap()
+    source: Source = Source()
+    parts: Parts = Parts()
+
+    @property
+    def s3_endpoint(self) -> str:
+        return f"http://{self.host}:{self.ports.minio}"
+
+    @property
+    def warehouse(self) -> str:
+        return f"s3://{self.bucket}/warehouse"
+
+    @property
+    def spark_remote(self) -> str:
+        return f"sc://{self.host}:{self.ports.spark}"
+
+    @property
+    def source_host(self) -> str:
+        return self.source.host or self.host
+
+    @property
+    def source_port(self) -> int:
+        return self.source.port or self.ports.postgres
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
+
+
+def environment() -> dict[str, str]:
+    """This process's settings as `LAKE_…` variables, for the programs that it starts."""
+    chosen = {k: v for k, v in os.environ.items() if k.startswith("LAKE_")}
+    return chosen | {"LAKE_STATE_DIR": str(settings().state_dir)}

@@ -1,0 +1,69 @@
+"""The captured Postgres, as the role that captures it sees it."""
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from lake.credentials import credentials
+from lake.errors import LakeError
+from lake.settings import settings
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The replication slot. LSNs are positions in the WAL, in bytes."""
+
+    active: bool
+    confirmed_lsn: int  # all changes up to here are in the lake
+    current_lsn: int  # where the source writes now
+    wal_status: str  # reserved, extended, unreserved or lost
+
+
+def conninfo() -> str:
+    """Where the source is, as libpq takes it; holds the password."""
+    source = settings().source
+    brought = source.password.get_secret_value() if source.password else None
+    return make_conninfo(
+        host=settings().source_host,
+        port=settings().source_port,
+        dbname=source.database,
+        user=source.user,
+        password=brought or credentials().capture_password,
+        connect_timeout=5,
+    )
+
+
+def connect() -> psycopg.Connection:
+    """A connection to the source that commits each statement.
+
+    Raises LakeError where the source can't be reached or refuses the role.
+    """
+    try:
+        return psycopg.connect(conninfo(), autocommit=True)
+    except psycopg.OperationalError as error:
+        where = f"{settings().source_host}:{settings().source_port}/{settings().source.database}"
+        said = str(error).strip().splitlines()[-1]
+        raise LakeError(
+            f"the source {where} refuses `{settings().source.user}`: {said}; check LAKE_SOURCE__…"
+        ) from None
+
+
+def slot(connection: psycopg.Connection) -> Slot | None:
+    """The state of the replication slot, or None where there is none."""
+    found = connection.execute(
+        """
+        select
+            active,
+            confirmed_flush_lsn - '0/0',
+            pg_current_wal_lsn() - '0/0',
+            wal_status
+        from pg_replication_slots
+        where slot_name = %s and database = current_database()
+        """,
+        [settings().source.slot],
+    ).fetchone()
+    if found is None:
+        return None
+    active, confirmed, current, status = found
+    return Slot(active, int(confirmed or 0), int(current), status)

@@ -1,0 +1,174 @@
+"""Up and down: start every part at once, wait until each is ready, and stop them all again."""
+
+import errno
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from lake import catalog, credentials, parts
+from lake.errors import LakeError
+from lake.settings import settings
+from lake.stack import capture, minio, postgres, spark, supervisor, trino, valkey
+from lake.stack.program import Program
+
+PARTS = ("postgres", "minio", "valkey", "trino", "spark", "capture")
+FREE_BYTES = 2 * 1024**3
+READY_SECONDS = 180
+_UP = ("RUNNING", "STARTING", "BACKOFF")
+
+
+def programs() -> dict[str, Program]:
+    """Every part's program, by name, in the order of `PARTS`."""
+    modules = (postgres, minio, valkey, trino, spark, capture)
+    return {name: module.program() for name, module in zip(PARTS, modules, strict=True)}
+
+
+def up() -> None:
+    """Start the stack and wait until all of it is ready; what runs already is left running.
+
+    Raises LakeError where a port is taken, the disk is full or a part dies. Then, and when it is
+    interrupted, everything is stopped that was not running before.
+    """
+    was_running = supervisor.running()
+    parts.fetch()
+    check_disk()
+    credentials.generate()
+    everything = programs()
+    check_ports(everything)
+    try:
+        for module in (postgres, valkey, trino, spark):
+            module.configure()
+        supervisor.start(list(everything.values()))
+        wanted = [name for name in PARTS if name != "capture"]
+        for name in wanted:
+            supervisor.start_program(name)
+        with _progress(wanted) as show:
+            _wait(everything["postgres"], show)
+            postgres.create_databases()
+            _wait(everything["minio"], show)
+            minio.create_bucket()
+            catalog.create()
+            for name in ("valkey", "trino", "spark"):
+                _wait(everything[name], show)
+        if capture.slot_exists():
+            start_capture()
+    except BaseException:
+        if not was_running:
+            down()
+        raise
+
+
+def start_capture() -> None:
+    """Start the capture job and wait until it streams."""
+    supervisor.start_program("capture")
+    with _progress(["capture"]) as show:
+        _wait(programs()["capture"], show)
+
+
+def down(*, wipe: bool = False) -> None:
+    """Stop everything; with `wipe`, remove the state directory too."""
+    supervisor.shutdown()
+    if wipe:
+        shutil.rmtree(settings().state_dir, ignore_errors=True)
+        credentials.credentials.cache_clear()
+
+
+def check_disk() -> None:
+    """Refuse to start on a disk that is about to be full."""
+    settings().state_dir.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(settings().state_dir).free
+    if free < FREE_BYTES:
+        raise LakeError(
+            f"{settings().state_dir} has {free / 1024**3:.1f} GiB free, the lake needs "
+            f"{FREE_BYTES / 1024**3:.0f}: make room, or move it with LAKE_STATE_DIR"
+        )
+
+
+def check_ports(everything: dict[str, Program]) -> None:
+    """Refuse to start while somebody else has a part's port."""
+    known = supervisor.processes()
+    for program in everything.values():
+        if program.name in known and known[program.name].state in _UP:
+            continue
+        for setting, port in program.ports.items():
+            if _taken(port):
+                raise LakeError(
+                    f"port {port} is taken{_by(port)}: stop that, or give {program.name} another "
+                    f"with LAKE_PORTS__{setting.upper()}"
+                )
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings().host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+            raise LakeError(f"port {port} can't be had: {error.strerror}") from None
+    return False
+
+
+def _by(port: int) -> str:
+    """` by <program> (pid …)`, where the system tells."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        pass
+    return ""
+
+
+Show = Callable[[str, str], None]
+
+
+@contextmanager
+def _progress(names: list[str]) -> Iterator[Show]:
+    """A live table of parts and how long each took to be ready."""
+    began = time.monotonic()
+    state = dict.fromkeys(names, "starting")
+
+    def table() -> Table:
+        grid = Table.grid(padding=(0, 2))
+        for name, text in state.items():
+            grid.add_row("[green]●[/]" if text.startswith("ready") else "[yellow]○[/]", name, text)
+        return grid
+
+    with Live(get_renderable=table, console=Console(file=sys.stderr), transient=False) as live:
+
+        def show(name: str, text: str) -> None:
+            state[name] = f"{text} ({time.monotonic() - began:.1f} s)"
+            live.refresh()
+
+        yield show
+
+
+def _wait(program: Program, show: Show) -> None:
+    """Wait until `program` is ready. Raises LakeError when it dies instead."""
+    began = time.monotonic()
+    while not program.ready():
+        process = supervisor.processes().get(program.name)
+        if process is None or process.state in ("FATAL", "EXITED", "STOPPED"):
+            raise LakeError(f"{program.name} died while starting: {_last_words(program)}")
+        if time.monotonic() - began > READY_SECONDS:
+            raise LakeError(f"{program.name} is not ready after {READY_SECONDS} s: see its log")
+        time.sleep(0.1)
+    show(program.name, "ready")
+
+
+def _last_words(program: Program) -> str:
+    """The last line of a part's log that tells something."""
+    lines = program.log.read_text(errors="replace").splitlines() if program.log.exists() else []
+    telling = [line.strip() for line in lines[-50:] if "rror" in line or "FATAL" in line]
+    last = (telling or lines or ["it left no log"])[-1]
+    return f"{last[:300]} (more with `lake logs {program.name}`)"

@@ -1,0 +1,132 @@
+"""Postgres: the source, the catalog and Feast's registry, in three databases with their own roles."""
+
+import os
+import shutil
+import subprocess
+
+import psycopg
+from psycopg import sql
+
+from lake import parts
+from lake.credentials import credentials, write_private
+from lake.errors import LakeError
+from lake.settings import settings
+from lake.stack.program import NOBODY, Program, home, tied, unprivileged
+
+
+def program() -> Program:
+    data = home("postgres") / "data"
+    server = [str(parts.postgres() / "postgres"), "-D", str(data)]
+    return Program(
+        name="postgres",
+        command=tied(server, unprivileged=True),
+        ports={"postgres": settings().ports.postgres},
+        ready=_ready,
+        stop_signal="INT",  # "fast" shutdown: clients are told, data is flushed
+    )
+
+
+def configure() -> None:
+    """Make the data directory where there is none, and write its settings afresh."""
+    data = home("postgres") / "data"
+    if not (data / "PG_VERSION").exists():
+        _initialise()
+    write_private(data / "postgresql.conf", _configuration())
+    _own(data / "postgresql.conf")
+
+
+def _initialise() -> None:
+    """Run initdb into a draft directory and rename it, so that a stopped one leaves nothing."""
+    draft = home("postgres") / "draft"
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True, mode=0o700)
+    _own(draft)
+    password = settings().state_dir / "initdb-password"
+    write_private(password, credentials().postgres_password)
+    locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    arguments = ["-D", str(draft), "-U", "postgres", "--pwfile", str(password), *locale]
+    initdb = [str(parts.postgres() / "initdb"), *arguments, "--locale=C", "-A", "scram-sha-256"]
+    try:
+        done = subprocess.run(unprivileged(initdb), capture_output=True, text=True, cwd="/")
+    finally:
+        password.unlink()
+    if done.returncode:
+        raise LakeError(f"Postgres could not make its data directory: {done.stderr.strip()}")
+    draft.rename(home("postgres") / "data")
+
+
+def _own(path: os.PathLike[str]) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, NOBODY)
+
+
+def _configuration() -> str:
+    return f"""\
+listen_addresses = '{settings().host}'
+port = {settings().ports.postgres}
+unix_socket_directories = ''
+timezone = 'UTC'
+log_timezone = 'UTC'
+shared_buffers = 128MB
+max_wal_size = 2GB
+wal_level = logical
+max_slot_wal_keep_size = 8GB  # a slot that nobody reads must not fill the disk
+password_encryption = scram-sha-256
+"""
+
+
+def connect(database: str, user: str, password: str) -> psycopg.Connection:
+    """A connection of `user` to a database of this stack, which commits each statement."""
+    return psycopg.connect(
+        host=settings().host,
+        port=settings().ports.postgres,
+        dbname=database,
+        user=user,
+        password=password,
+        connect_timeout=5,
+        autocommit=True,
+    )
+
+
+def admin(database: str = "postgres") -> psycopg.Connection:
+    """A superuser's connection."""
+    return connect(database, "postgres", credentials().postgres_password)
+
+
+def _ready() -> bool:
+    try:
+        admin().close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+def create_databases() -> None:
+    """Make the roles and their databases where they are missing; passwords are set afresh."""
+    secrets = credentials()
+    with admin() as connection:
+        for role, password in (
+            ("source", secrets.source_password),
+            ("catalog", secrets.catalog_password),
+            ("feast", secrets.feast_password),
+        ):
+            _role(connection, role, password, "login")
+            found = connection.execute("select 1 from pg_database where datname = %s", [role])
+            if not found.fetchone():
+                name = sql.Identifier(role)
+                connection.execute(sql.SQL("create database {} owner {}").format(name, name))
+            for statement in (
+                "revoke all on database {} from public",
+                "grant connect on database {} to {}",
+            ):
+                name = sql.Identifier(role)
+                connection.execute(sql.SQL(statement).format(name, name))
+        _role(connection, "capture", secrets.capture_password, "login replication")
+        connection.execute("grant connect on database source to capture")
+
+
+def _role(connection: psycopg.Connection, role: str, password: str, attributes: str) -> None:
+    found = connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone()
+    verb = "alter" if found else "create"
+    statement = sql.SQL(f"{verb} role {{}} with {attributes} password {{}}")
+    connection.execute(statement.format(sql.Identifier(role), sql.Literal(password)))

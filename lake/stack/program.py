@@ -1,0 +1,79 @@
+"""A part of the stack as a program to run: what `supervisor` starts and `lifecycle` waits for."""
+
+import os
+import shutil
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.error import URLError
+
+from lake.errors import LakeError
+from lake.settings import settings
+
+
+@dataclass(frozen=True)
+class Program:
+    """`ready` answers whether the part does its work now; it may raise what its client raises."""
+
+    name: str
+    command: tuple[str, ...]
+    ports: Mapping[str, int]
+    ready: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_signal: str = "TERM"
+    stop_seconds: int = 10
+
+    @property
+    def directory(self) -> Path:
+        return home(self.name)
+
+    @property
+    def log(self) -> Path:
+        return settings().state_dir / "logs" / f"{self.name}.log"
+
+
+def home(name: str) -> Path:
+    """The directory where the part `name` keeps its data."""
+    return settings().state_dir / name
+
+
+def tied(command: list[str], *, unprivileged: bool = False) -> tuple[str, ...]:
+    """`command`, made to die with the supervisor, so that nothing is ever left behind."""
+    identity = _NOBODY_OPTIONS if unprivileged and os.geteuid() == 0 else ()
+    return _setpriv("--pdeathsig", "KILL", *identity, *command)
+
+
+def unprivileged(command: list[str]) -> tuple[str, ...]:
+    """`command` as it must run for Postgres, which refuses to be root.
+
+    As root it runs as `nobody`, who keeps the one capability to reach files below root's home.
+    """
+    return _setpriv(*_NOBODY_OPTIONS, *command) if os.geteuid() == 0 else tuple(command)
+
+
+NOBODY = 65534
+_NOBODY_OPTIONS = (
+    "--securebits=+no_setuid_fixup",  # access(2) too then heeds the capability
+    f"--reuid={NOBODY}",
+    f"--regid={NOBODY}",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_override",
+    "--ambient-caps=+dac_override",
+)
+
+
+def _setpriv(*arguments: str) -> tuple[str, ...]:
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        raise LakeError("setpriv is not on the PATH: install util-linux")
+    return (setpriv, *arguments)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET of `url` succeeds."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except (URLError, OSError):
+        return False

@@ -1,0 +1,125 @@
+"""Spark: one warm Connect server that dbt, the gates and notebooks share."""
+
+import os
+from pathlib import Path
+
+import grpc
+import pyspark
+
+from lake import parts
+from lake.credentials import credentials, write_private
+from lake.settings import settings
+from lake.stack.program import Program, home, tied
+
+
+def program() -> Program:
+    distribution = Path(pyspark.__file__).parent
+    classpath = [str(home("spark") / "conf"), f"{distribution / 'jars'}/*"]
+    classpath += [str(jar) for jar in parts.jars("spark")]
+    java = [str(parts.java("spark")), f"-Xmx{settings().heap.spark}", *_JVM]
+    submit = ["org.apache.spark.deploy.SparkSubmit", "--class", _SERVER]
+    options = ["--properties-file", str(home("spark") / "conf" / "spark.conf"), "spark-internal"]
+    return Program(
+        name="spark",
+        command=tied([*java, "-cp", os.pathsep.join(classpath), *submit, *options]),
+        ports={"spark": settings().ports.spark},
+        ready=_ready,
+        environment={
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": credentials().s3_access_key,
+            "AWS_SECRET_ACCESS_KEY": credentials().s3_secret_key,
+            "SPARK_LOCAL_IP": settings().host,
+        },
+    )
+
+
+_SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
+# What Spark's launcher would pass (JavaModuleOptions), without the vector module that the runtime
+# lacks; the serial collector keeps a small server small.
+_JVM = (
+    "-XX:+UseSerialGC",
+    "-XX:+IgnoreUnrecognizedVMOptions",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djdk.reflect.useDirectMethodHandle=false",
+    "-Dio.netty.tryReflectionSetAccessible=true",
+    "-Dio.netty.allocator.type=pooled",
+    "-Dio.netty.handler.ssl.defaultEndpointVerificationAlgorithm=NONE",
+    "--enable-native-access=ALL-UNNAMED",
+    *(
+        f"--add-opens=java.base/{package}=ALL-UNNAMED"
+        for package in (
+            "java.lang",
+            "java.lang.invoke",
+            "java.lang.reflect",
+            "java.io",
+            "java.net",
+            "java.nio",
+            "java.util",
+            "java.util.concurrent",
+            "java.util.concurrent.atomic",
+            "jdk.internal.ref",
+            "sun.nio.ch",
+            "sun.nio.cs",
+            "sun.security.action",
+            "sun.util.calendar",
+        )
+    ),
+)
+
+
+def configure() -> None:
+    """Write Spark's settings and its logging."""
+    conf = home("spark") / "conf"
+    catalog = f"spark.sql.catalog.{settings().branch}"
+    write_private(
+        conf / "spark.conf",
+        f"""\
+spark.master local[2]
+spark.app.name lake
+spark.driver.host {settings().host}
+spark.driver.bindAddress {settings().host}
+spark.ui.enabled false
+spark.connect.grpc.binding.address {settings().host}
+spark.connect.grpc.binding.port {settings().ports.spark}
+spark.local.dir {home("spark") / "scratch"}
+spark.sql.warehouse.dir {home("spark") / "warehouse"}
+spark.sql.catalogImplementation in-memory
+spark.sql.session.timeZone UTC
+spark.sql.shuffle.partitions 2
+spark.sql.defaultCatalog {settings().branch}
+spark.sql.extensions org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions
+{catalog} org.apache.iceberg.spark.SparkCatalog
+{catalog}.type jdbc
+{catalog}.uri jdbc:postgresql://{settings().host}:{settings().ports.postgres}/catalog
+{catalog}.jdbc.user catalog
+{catalog}.jdbc.password {credentials().catalog_password}
+{catalog}.jdbc.schema-version V1
+{catalog}.warehouse {settings().warehouse}
+{catalog}.io-impl org.apache.iceberg.aws.s3.S3FileIO
+{catalog}.s3.endpoint {settings().s3_endpoint}
+{catalog}.s3.path-style-access true
+{catalog}.cache-enabled false
+""",
+    )
+    write_private(
+        conf / "log4j2.properties",
+        """\
+rootLogger.level = warn
+rootLogger.appenderRef.console.ref = console
+appender.console.type = Console
+appender.console.name = console
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %m%n%ex{5}
+""",
+    )
+
+
+def _ready() -> bool:
+    channel = grpc.insecure_channel(f"{settings().host}:{settings().ports.spark}")
+    try:
+        grpc.channel_ready_future(channel).result(timeout=1)
+    except grpc.FutureTimeoutError:
+        return False
+    finally:
+        channel.close()
+    return True
