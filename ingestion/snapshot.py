@@ -101,7 +101,7 @@ def _exported_snapshot() -> Iterator[tuple[int, str]]:
     """
     name = sql.Identifier(settings().source.slot)
     with psycopg.connect(source.conninfo(), autocommit=True, replication="database") as walsender:
-        create = "create_replication_slot {} logical pgoutput (snapshot 'export')"
+        create = "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals only
         row = walsender.execute(sql.SQL(create).format(name)).fetchone()
         assert row is not None
         _, consistent_point, snapshot, _ = row
@@ -109,7 +109,7 @@ def _exported_snapshot() -> Iterator[tuple[int, str]]:
         try:
             yield (int(high, 16) << 32) + int(low, 16), snapshot
         except BaseException:
-            walsender.execute(sql.SQL("drop_replication_slot {}").format(name))
+            walsender.execute(sql.SQL("DROP_REPLICATION_SLOT {}").format(name))
             raise
 
 

@@ -9,7 +9,7 @@ from lake.credentials import credentials
 from lake.settings import settings
 
 LAYERS = ("bronze", "silver", "gold")
-DATABASE = "catalog"
+DATABASE = USER = "catalog"
 
 
 def properties() -> dict[str, str]:
@@ -17,11 +17,16 @@ def properties() -> dict[str, str]:
     return {
         "type": "sql",
         "schema_version": "v1",  # what the Java engines write
-        "uri": f"postgresql+psycopg://catalog:{credentials().catalog_password}"
+        "uri": f"postgresql+psycopg://{USER}:{credentials().catalog_password}"
         f"@{settings().host}:{settings().ports.postgres}/{DATABASE}",
         "warehouse": settings().warehouse,
         **storage(),
     }
+
+
+def jdbc_url() -> str:
+    """Where the catalog's database is, for the Java engines; holds no password."""
+    return f"jdbc:postgresql://{settings().host}:{settings().ports.postgres}/{DATABASE}"
 
 
 def storage() -> dict[str, str]:

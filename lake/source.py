@@ -20,16 +20,21 @@ class Slot:
     wal_status: str  # reserved, extended, unreserved or lost
 
 
+def password() -> str:
+    """The password of the role that captures."""
+    brought = settings().source.password
+    return brought.get_secret_value() if brought else credentials().capture_password
+
+
 def conninfo() -> str:
     """Where the source is, as libpq takes it; holds the password."""
     source = settings().source
-    brought = source.password.get_secret_value() if source.password else None
     return make_conninfo(
         host=settings().source_host,
         port=settings().source_port,
         dbname=source.database,
         user=source.user,
-        password=brought or credentials().capture_password,
+        password=password(),
         connect_timeout=5,
     )
 

@@ -6,11 +6,10 @@ Run it with the Python of this directory's environment. All that it needs is in 
     JAVA_HOME                          home of a Java 17 or 21
     LAKE_CAPTURE_JARS                  the connectors' jars, separated by `os.pathsep`
     LAKE_CAPTURE_DIRECTORY             where checkpoints and temporary files are kept
-    LAKE_CAPTURE_TABLES                what to capture: `schema.table`, separated by commas
     LAKE_CAPTURE_SOURCE_HOST, …_SOURCE_PORT, …_SOURCE_DATABASE, …_SOURCE_USER, …_SOURCE_PASSWORD
                                        the captured Postgres
     LAKE_CAPTURE_SLOT                  its replication slot, which exists (`lake`)
-    LAKE_CAPTURE_PUBLICATION           its publication, which exists (`lake`)
+    LAKE_CAPTURE_PUBLICATION           its publication, which exists (`lake`): what it lists is captured
     LAKE_CAPTURE_CATALOG_URI           `jdbc:postgresql://host:port/database`
     LAKE_CAPTURE_CATALOG_USER, …_CATALOG_PASSWORD
     LAKE_CAPTURE_CATALOG_NAME          the catalog's name, which is the branch (`lake`)
@@ -79,7 +78,6 @@ class Options:
 
     jars: str
     directory: Path
-    tables: tuple[str, ...]
     source_host: str
     source_port: int
     source_database: str
@@ -117,7 +115,6 @@ def read_options(environment: Mapping[str, str]) -> Options:
         return Options(
             jars=take("JARS"),
             directory=Path(take("DIRECTORY")).resolve(),
-            tables=tuple(name.strip() for name in take("TABLES").split(",")),
             source_host=take("SOURCE_HOST"),
             source_port=int(take("SOURCE_PORT")),
             source_database=take("SOURCE_DATABASE"),
@@ -149,11 +146,6 @@ def read_options(environment: Mapping[str, str]) -> Options:
         )
     except ValueError as error:
         raise CaptureError(f"a {PREFIX}… variable is not a number: {error}") from None
-
-
-def captured_tables(options: Options) -> list[str]:
-    """The tables asked for and the heartbeat's, each once."""
-    return list(dict.fromkeys([*options.tables, HEARTBEAT]))
 
 
 def newest_checkpoint(checkpoints: Path) -> Path | None:
@@ -246,17 +238,19 @@ class Source:
             raise CaptureError(f"the source has no replication slot `{self._options.slot}`")
         return int(found[0])
 
-    def unpublished(self) -> list[str]:
-        """The tables to capture that the publication lacks, and so whose changes can't be seen.
+    def tables(self) -> list[tuple[str, str]]:
+        """The schema and name of every table in the publication.
 
-        Raises CaptureError where there is no such publication.
+        Raises CaptureError where there is no such publication, or it is empty.
         """
         name = self._options.publication
-        if not self._column("select 1::text from pg_publication where pubname = ?", name):
-            raise CaptureError(f"the source has no publication `{name}`")
-        query = "select schemaname || '.' || tablename from pg_publication_tables where pubname = ?"
-        published = self._column(query, name)
-        return [table for table in captured_tables(self._options) if table not in published]
+        query = (
+            "select schemaname || E'\\x01' || tablename from pg_publication_tables where pubname = ?"
+        )
+        found = self._column(query, name)
+        if not found:
+            raise CaptureError(f"the source has no publication `{name}` with tables in it")
+        return [(schema, table) for schema, table in (row.split("\x01") for row in found)]
 
     def beat(self) -> None:
         """Touch the heartbeat, so that the slot moves on while the captured tables are idle.
@@ -301,8 +295,10 @@ class Source:
         return self._connection
 
 
-def submit(options: Options, jvm: Any, slot_lsn: int, checkpoint: Path | None) -> Any:
+def submit(options: Options, jvm: Any, source: Source, checkpoint: Path | None) -> Any:
     """Start the job, from `checkpoint` or the slot; returns Flink's JobClient."""
+    slot_lsn, captured = source.slot_lsn(), source.tables()
+    _say(f"{len(captured)} tables, from {checkpoint or f'the slot, at {slot_lsn}'}")
     settings = {
         "pipeline.name": "capture",
         "parallelism.default": "1",
@@ -340,7 +336,7 @@ def submit(options: Options, jvm: Any, slot_lsn: int, checkpoint: Path | None) -
     streams = jvm.org.apache.flink.streaming.api.environment.StreamExecutionEnvironment
     environment = streams.getExecutionEnvironment(configuration)
     watermarks = jvm.org.apache.flink.api.common.eventtime.WatermarkStrategy.noWatermarks()
-    wal = environment.fromSource(_wal(options, jvm), watermarks, "wal")
+    wal = environment.fromSource(_wal(options, jvm, captured), watermarks, "wal")
 
     bridge = jvm.org.apache.flink.table.api.bridge.java.StreamTableEnvironment
     tables = bridge.create(environment)
@@ -379,7 +375,7 @@ def insert_statement(catalog: str, slot_lsn: int) -> str:
     """
 
 
-def _wal(options: Options, jvm: Any) -> Any:
+def _wal(options: Options, jvm: Any, tables: list[tuple[str, str]]) -> Any:
     """The source's WAL as a stream of Debezium's JSON envelopes."""
     debezium = {
         "publication.name": options.publication,
@@ -391,15 +387,15 @@ def _wal(options: Options, jvm: Any) -> Any:
         "max.batch.size": "1024",
     }
     cdc = jvm.org.apache.flink.cdc
-    names = captured_tables(options)
-    schemas = dict.fromkeys(name.split(".", 1)[0] for name in names)
+    schemas = [re.escape(schema) for schema in dict.fromkeys(schema for schema, _ in tables)]
+    names = [re.escape(f"{schema}.{table}") for schema, table in tables]
     return (
         cdc.connectors.postgres.source.PostgresSourceBuilder.PostgresIncrementalSource.builder()
         .hostname(options.source_host)
         .port(options.source_port)
         .database(options.source_database)
-        .schemaList(_array(jvm, [re.escape(name) for name in schemas]))
-        .tableList(_array(jvm, [re.escape(name) for name in names]))
+        .schemaList(_array(jvm, schemas))
+        .tableList(_array(jvm, names))
         .username(options.source_user)
         .password(options.source_password)
         .slotName(options.slot)
@@ -455,11 +451,7 @@ def capture(options: Options, process: subprocess.Popen[bytes], checkpoint: Path
     try:
         jvm = get_gateway().jvm
         source = Source(options, jvm)
-        slot_lsn = source.slot_lsn()
-        for table in source.unpublished():
-            _say(f"the publication `{options.publication}` lacks {table}: it is not captured")
-        _say(f"starting from {checkpoint or f'the slot, at {slot_lsn}'}")
-        watch(options, process, source, submit(options, jvm, slot_lsn, checkpoint))
+        watch(options, process, source, submit(options, jvm, source, checkpoint))
     except (Py4JJavaError, JavaException) as error:
         raise CaptureError(f"the job could not start: {_cause(error)}") from None
     except (Py4JError, OSError) as error:

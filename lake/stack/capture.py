@@ -5,9 +5,7 @@ import os
 import urllib.request
 from urllib.error import URLError
 
-import psycopg
-
-from lake import parts, source
+from lake import catalog, parts, source
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
@@ -15,12 +13,36 @@ from lake.stack.program import Program, home, tied
 
 
 def program() -> Program:
+    captured, secrets = settings().source, credentials()
     return Program(
         name="capture",
         command=tied([str(parts.flink_python()), str(ROOT / "streaming" / "capture.py")]),
         ports={"capture": settings().ports.capture},
         ready=_ready,
-        environment={},
+        environment={
+            "JAVA_HOME": str(parts.java("spark").parent.parent),
+            "LAKE_CAPTURE_JARS": os.pathsep.join(map(str, parts.jars("capture"))),
+            "LAKE_CAPTURE_DIRECTORY": str(home("capture")),
+            "LAKE_CAPTURE_SOURCE_HOST": settings().source_host,
+            "LAKE_CAPTURE_SOURCE_PORT": str(settings().source_port),
+            "LAKE_CAPTURE_SOURCE_DATABASE": captured.database,
+            "LAKE_CAPTURE_SOURCE_USER": captured.user,
+            "LAKE_CAPTURE_SOURCE_PASSWORD": source.password(),
+            "LAKE_CAPTURE_SLOT": captured.slot,
+            "LAKE_CAPTURE_PUBLICATION": captured.publication,
+            "LAKE_CAPTURE_CATALOG_URI": catalog.jdbc_url(),
+            "LAKE_CAPTURE_CATALOG_USER": catalog.USER,
+            "LAKE_CAPTURE_CATALOG_PASSWORD": secrets.catalog_password,
+            "LAKE_CAPTURE_CATALOG_NAME": settings().branch,
+            "LAKE_CAPTURE_WAREHOUSE": settings().warehouse,
+            "LAKE_CAPTURE_S3_ENDPOINT": settings().s3_endpoint,
+            "LAKE_CAPTURE_S3_ACCESS_KEY": secrets.s3_access_key,
+            "LAKE_CAPTURE_S3_SECRET_KEY": secrets.s3_secret_key,
+            "LAKE_CAPTURE_HOST": settings().host,
+            "LAKE_CAPTURE_PORT": str(settings().ports.capture),
+            "LAKE_CAPTURE_HEAP": settings().heap.capture,
+            "LAKE_CAPTURE_CHECKPOINT_SECONDS": str(settings().checkpoint_seconds),
+        },
     )
 
 

@@ -7,6 +7,7 @@ import grpc
 import pyspark
 
 from lake import parts
+from lake.catalog import USER, jdbc_url
 from lake.credentials import credentials, write_private
 from lake.settings import settings
 from lake.stack.program import Program, home, tied
@@ -90,8 +91,8 @@ spark.sql.defaultCatalog {settings().branch}
 spark.sql.extensions org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions
 {catalog} org.apache.iceberg.spark.SparkCatalog
 {catalog}.type jdbc
-{catalog}.uri jdbc:postgresql://{settings().host}:{settings().ports.postgres}/catalog
-{catalog}.jdbc.user catalog
+{catalog}.uri {jdbc_url()}
+{catalog}.jdbc.user {USER}
 {catalog}.jdbc.password {credentials().catalog_password}
 {catalog}.jdbc.schema-version V1
 {catalog}.warehouse {settings().warehouse}

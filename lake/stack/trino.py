@@ -5,6 +5,7 @@ import urllib.request
 from urllib.error import URLError
 
 from lake import parts
+from lake.catalog import USER, jdbc_url
 from lake.credentials import credentials, write_private
 from lake.settings import settings
 from lake.stack.program import Program, home, tied
@@ -66,7 +67,7 @@ coordinator=true
 node-scheduler.include-coordinator=true
 node.internal-address={settings().host}
 http-server.http.port={settings().ports.trino}
-http-server.http.host={settings().host}
+node.bind-ip={settings().host}
 discovery.uri={address}
 plugin.dir={plugins}
 query.max-memory=400MB
@@ -84,9 +85,8 @@ iceberg.catalog.type=jdbc
 iceberg.jdbc-catalog.catalog-name={settings().branch}
 iceberg.jdbc-catalog.driver-class=org.postgresql.Driver
 iceberg.jdbc-catalog.schema-version=V1
-iceberg.jdbc-catalog.connection-url=\
-jdbc:postgresql://{settings().host}:{settings().ports.postgres}/catalog
-iceberg.jdbc-catalog.connection-user=catalog
+iceberg.jdbc-catalog.connection-url={jdbc_url()}
+iceberg.jdbc-catalog.connection-user={USER}
 iceberg.jdbc-catalog.connection-password=${{ENV:CATALOG_PASSWORD}}
 iceberg.jdbc-catalog.default-warehouse-dir={settings().warehouse}
 iceberg.unique-table-location=true
