@@ -21,7 +21,7 @@ def _schema(columns: list[tuple[str, IcebergType]]) -> Schema:
 
 
 def create_changes() -> Table:
-    """`bronze.changes`, made if it is missing: each change's envelope, and what prunes and orders."""
+    """`bronze.changes`, made if missing: each change's envelope, and what prunes it."""
     schema = _schema(
         [
             ("source_table", StringType()),

@@ -25,6 +25,7 @@ from ingestion import bronze
 from ingestion.source import Table, inspect, set_up
 from ingestion.types import BronzeType, bronze_type
 from lake import source
+from lake.catalog import catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.manifest import source_tables
@@ -86,7 +87,7 @@ def _check_slot(slot: source.Slot | None) -> None:
 
 def _check_loaded(tables: list[Table], lsn: int) -> None:
     for table in tables:
-        if not bronze.catalog().table_exists(table.declared.bronze):
+        if not catalog().table_exists(table.declared.bronze):
             raise LakeError(
                 f"{table.declared.qualified} was declared after the bulk load at LSN {lsn}: "
                 "start over with `lake down --wipe` and `lake up`"
@@ -101,7 +102,9 @@ def _exported_snapshot() -> Iterator[tuple[int, str]]:
     """
     name = sql.Identifier(settings().source.slot)
     with psycopg.connect(source.conninfo(), autocommit=True, replication="database") as walsender:
-        create = "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals only
+        create = (
+            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals only
+        )
         row = walsender.execute(sql.SQL(create).format(name)).fetchone()
         assert row is not None
         _, consistent_point, snapshot, _ = row
@@ -114,7 +117,7 @@ def _exported_snapshot() -> Iterator[tuple[int, str]]:
 
 
 def _copy(tables: list[Table], lsn: int, snapshot: str, progress: Progress) -> dict[str, int]:
-    """Copy the tables, range by range, each worker on its own connection; commit each table whole."""
+    """Copy the tables, range by range, side by side; each is committed whole."""
     ingested_at = datetime.now(UTC)
     rows: dict[str, int] = {}
     stop = Event()
@@ -179,9 +182,9 @@ def _copy_range(
             path.removeprefix("s3://"), schema, filesystem=_object_store(), compression="zstd"
         ) as writer:
             for batch in cursor.fetch_record_batch():
-                columns = [
-                    _typed(batch.column(i), kind) for i, (_, kind) in enumerate(types)
-                ] + [pa.repeat(stamp, batch.num_rows) for stamp in stamps]
+                columns = [_typed(batch.column(i), kind) for i, (_, kind) in enumerate(types)] + [
+                    pa.repeat(stamp, batch.num_rows) for stamp in stamps
+                ]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
                 rows += batch.num_rows
     return _File(path, rows)
@@ -196,7 +199,9 @@ def _select(table: Table, types: list[tuple[str, BronzeType]], first: int) -> st
     if first + PAGES_PER_RANGE < table.pages:  # the last range takes what was appended since
         pages += f" and ctid < '({first + PAGES_PER_RANGE},0)'"
     query = sql.SQL("select {} from only {} where {}").format(
-        columns, table.identifier, sql.SQL(pages)  # type: ignore[arg-type]
+        columns,
+        table.identifier,
+        sql.SQL(pages),
     )
     return query.as_string()
 

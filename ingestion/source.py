@@ -70,7 +70,11 @@ def _inspect_table(
     name = declared.qualified
     found = connection.execute(
         """
-        select c.oid, c.relreplident, pg_relation_size(c.oid) / 8192, has_table_privilege(c.oid, 'select')
+        select
+            c.oid,
+            c.relreplident,
+            pg_relation_size(c.oid) / 8192,
+            has_table_privilege(c.oid, 'select')
         from pg_class as c
         where c.oid = to_regclass(%s) and c.relkind = 'r'
         """,
@@ -93,9 +97,7 @@ def _inspect_table(
     if not readable:
         faults.append(f"{name} can't be read: `grant select on {name} to {settings().source.user}`")
     if identity != "f":
-        faults.append(
-            f"{name} does not log whole rows: `alter table {name} replica identity full`"
-        )
+        faults.append(f"{name} does not log whole rows: `alter table {name} replica identity full`")
     actual = {column.name: column.type for column in columns}
     for column in declared.columns:
         if column.name not in actual:
@@ -134,8 +136,10 @@ def _is_unique(connection: psycopg.Connection, oid: int, key: tuple[str, ...]) -
     )
 
 
-def _value(connection: psycopg.Connection, query: str, parameters: list[object] | None = None) -> object:
-    row = connection.execute(query, parameters).fetchone()  # type: ignore[call-overload]
+def _value(
+    connection: psycopg.Connection, query: str, parameters: list[object] | None = None
+) -> object:
+    row = connection.execute(query, parameters).fetchone()
     return row[0] if row else None
 
 

@@ -1,11 +1,16 @@
 """The `lake` command: each verb calls one plain function, and imports its room only then."""
 
+import json
+import os
+import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress, TaskID
 
 from lake.errors import GateError, LakeError
 
@@ -16,11 +21,13 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-console = Console()
-errors = Console(stderr=True, soft_wrap=True)
+out = Console()
+err = Console(stderr=True, soft_wrap=True)
+
+STACK, WAY, SOURCE = "The stack", "The way of a row", "The demo's source"
 
 
-@cli.command()
+@cli.command(rich_help_panel=STACK)
 def up() -> None:
     """Start the stack and wait until it is ready."""
     from lake.stack import lifecycle
@@ -28,7 +35,7 @@ def up() -> None:
     lifecycle.up()
 
 
-@cli.command()
+@cli.command(rich_help_panel=STACK)
 def down(
     wipe: Annotated[bool, typer.Option(help="remove all data, logs and credentials too")] = False,
 ) -> None:
@@ -38,30 +45,109 @@ def down(
     lifecycle.down(wipe=wipe)
 
 
-@cli.command()
+@cli.command(rich_help_panel=STACK)
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Show every part, how far the changes have come, and the tables. Exits 1 if a part is down."""
+    from lake.stack import status
+
+    found = status.status()
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        out.print(status.render(found))
+    raise typer.Exit(0 if found.ready else 1)
+
+
+@cli.command(rich_help_panel=STACK)
+def logs(
+    part: Annotated[str, typer.Argument(help="postgres, minio, valkey, trino, spark or capture")],
+    lines: Annotated[int, typer.Option("--lines", "-n", help="how many of the last lines")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as it grows")] = False,
+) -> None:
+    """Show the log of a part."""
+    from lake.stack import lifecycle
+
+    log = lifecycle.log(part)
+    options = ["-n", str(lines), *(["-F"] if follow else [])]
+    os.execvp("tail", ["tail", *options, str(log)])  # noqa: S606, S607 - any tail will do
+
+
+@cli.command(rich_help_panel=STACK)
+def doctor() -> None:
+    """Look for what is wrong with this machine and installation. Exits 1 if something is."""
+    from lake.stack import doctor
+
+    well = True
+    for finding in doctor.examine():
+        mark = "[green]✓[/]" if finding.well else "[red]✗[/]"
+        mend = f" — {finding.mend}" if finding.mend and not finding.well else ""
+        out.print(f"{mark} {finding.what}: {finding.detail}{mend}", highlight=False)
+        well = well and finding.well
+    raise typer.Exit(0 if well else 1)
+
+
+@cli.command(rich_help_panel=WAY)
 def ingest() -> None:
     """Copy every declared table of the source into bronze, then capture its changes."""
-    from ingestion.snapshot import ingest as run
+    from ingestion.snapshot import ingest
     from lake.stack import lifecycle, postgres
 
-    print(run(lambda: postgres.admin("source"), lambda *a: print(*a)))
+    with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(table: str, done: int, pages: int) -> None:
+            if table not in tasks:
+                tasks[table] = bars.add_task(table)
+            bars.update(tasks[table], completed=done, total=pages)
+
+        load = ingest(postgres.source_owner(), show)
+    if load is None:
+        err.print("bronze is loaded already")
+    else:
+        rows = sum(load.rows.values())
+        err.print(f"{rows:,} rows of {len(load.rows)} tables in {load.seconds:.1f} s")
     lifecycle.start_capture()
+
+
+@cli.command(
+    rich_help_panel=WAY,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def build(context: typer.Context) -> None:
+    """Build silver and gold: `dbt build` with this lake's settings; takes dbt's own options."""
+    from lake.manifest import dbt
+
+    dbt("build", *context.args)
+
+
+@cli.command(rich_help_panel=WAY)
+def validate(
+    layer: Annotated[str | None, typer.Argument(help="bronze, silver or gold; all if left out")] = None,
+) -> None:
+    """Judge a layer by its expectations. Exits 1 where one failed, with a line for each."""
+    from quality.gate import validate
+
+    validate(layer, out)
+
+
+@cli.command(rich_help_panel=WAY)
+def materialize() -> None:
+    """Bring the online features up to gold."""
+    from feature_repo.features import materialize
+
+    materialize(out)
 
 
 def app() -> None:
     """Run the command; what the user can mend is one line and an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        cli(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
-    except typer.Abort:
-        sys.exit(130)
-    except KeyboardInterrupt:
-        errors.print("[yellow]interrupted[/]")
-        sys.exit(130)
+        cli()
     except GateError as error:
-        errors.print(f"[red]gate:[/] {error}", highlight=False)
+        err.print(f"[red]gate:[/] {error}", highlight=False)
         sys.exit(1)
     except LakeError as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False)
+        err.print(f"[red]error:[/] {error}", highlight=False)
         sys.exit(2)

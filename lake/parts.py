@@ -15,11 +15,12 @@ import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 from jgo.maven import MavenContext, PythonResolver
@@ -101,14 +102,24 @@ def fetch() -> None:
     then = [part for part in absent if part.needs]
     with Progress(*columns, transient=sys.stdout.isatty()) as progress:
         for batch in (first, then):
+            stop = Event()
             with ThreadPoolExecutor(max_workers=4) as pool:
-                list(pool.map(lambda part: _fetch(part, progress), batch))
+                made = [pool.submit(_fetch, part, progress, stop) for part in batch]
+                try:
+                    for future in as_completed(made):
+                        future.result()
+                except BaseException:
+                    stop.set()
+                    pool.shutdown(cancel_futures=True)
+                    raise
 
 
-def _fetch(part: Part, progress: Progress) -> None:
+def _fetch(part: Part, progress: Progress, stop: Event) -> None:
     task = progress.add_task("waiting", part=part.name, total=None)
 
     def report(text: str, done: int | None, total: int | None) -> None:
+        if stop.is_set():
+            raise InterruptedError
         progress.update(task, description=text, completed=done, total=total)
 
     with _locked(part.path):
@@ -118,7 +129,8 @@ def _fetch(part: Part, progress: Progress) -> None:
             staging.mkdir(parents=True)
             part.make(staging, report)
             staging.rename(part.path)
-    progress.update(task, description="ready", total=1, completed=1)
+    progress.update(task, description="ready", total=None)
+    progress.stop_task(task)
 
 
 @contextmanager
@@ -184,7 +196,7 @@ def _maven(artifacts: dict[str, str]) -> Callable[[Path, Report], None]:
 
             yield advance
 
-        resolver = PythonResolver(progress_callback=progress)  # type: ignore[arg-type]
+        resolver = PythonResolver(progress_callback=progress)
         maven = MavenContext(resolver=resolver, repo_cache=target / ".maven", timeout=60)
         for coordinate, expected in artifacts.items():
             group, name, version, *packaging = coordinate.split(":")
@@ -211,7 +223,7 @@ def _unpack(file: Path, target: Path) -> None:
             archive.extractall(target, filter="data")
     elif file.suffix == ".zip":
         with zipfile.ZipFile(file) as archive:
-            archive.extractall(target)
+            archive.extractall(target)  # noqa: S202 - its checksum held
     else:
         file.rename(target / file.name)
 
@@ -235,7 +247,9 @@ def _go_install(module: str, version: str) -> Callable[[Path, Report], None]:
             packages, last = 0, ""
             for last in build.stderr:
                 packages += not last.startswith("go: ")
-                report(f"compiling, {packages} packages done" if packages else last[:60], None, None)
+                report(
+                    f"compiling, {packages} packages done" if packages else last[:60], None, None
+                )
         if build.returncode:
             raise LakeError(f"MinIO could not be built: {last.strip()}")
         shutil.rmtree(work)

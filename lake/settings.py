@@ -77,6 +77,7 @@ class Settings(BaseSettings):
     branch: str = Field("lake", description="the catalog name that every engine works on")
     bucket: str = "lake"
     checkpoint_seconds: float = Field(1.0, description="how often capture commits to the lake")
+    free_disk_bytes: int = Field(2 * 1024**3, description="what the disk must offer at a start")
     bulk_workers: int = Field(2, description="connections that copy tables side by side", ge=1)
     ports: Ports = Ports()
     heap: Heap = Heap()

@@ -9,7 +9,7 @@ Run it with the Python of this directory's environment. All that it needs is in 
     LAKE_CAPTURE_SOURCE_HOST, …_SOURCE_PORT, …_SOURCE_DATABASE, …_SOURCE_USER, …_SOURCE_PASSWORD
                                        the captured Postgres
     LAKE_CAPTURE_SLOT                  its replication slot, which exists (`lake`)
-    LAKE_CAPTURE_PUBLICATION           its publication, which exists (`lake`): what it lists is captured
+    LAKE_CAPTURE_PUBLICATION           its publication, which lists what is captured (`lake`)
     LAKE_CAPTURE_CATALOG_URI           `jdbc:postgresql://host:port/database`
     LAKE_CAPTURE_CATALOG_USER, …_CATALOG_PASSWORD
     LAKE_CAPTURE_CATALOG_NAME          the catalog's name, which is the branch (`lake`)
@@ -245,7 +245,8 @@ class Source:
         """
         name = self._options.publication
         query = (
-            "select schemaname || E'\\x01' || tablename from pg_publication_tables where pubname = ?"
+            "select schemaname || E'\\x01' || tablename from pg_publication_tables"
+            " where pubname = ?"
         )
         found = self._column(query, name)
         if not found:

@@ -1,12 +1,15 @@
 """Up and down: start every part at once, wait until each is ready, and stop them all again."""
 
 import errno
+import fcntl
+import re
 import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -20,7 +23,6 @@ from lake.stack import capture, minio, postgres, spark, supervisor, trino, valke
 from lake.stack.program import Program
 
 PARTS = ("postgres", "minio", "valkey", "trino", "spark", "capture")
-FREE_BYTES = 2 * 1024**3
 READY_SECONDS = 180
 _UP = ("RUNNING", "STARTING", "BACKOFF")
 
@@ -37,39 +39,40 @@ def up() -> None:
     Raises LakeError where a port is taken, the disk is full or a part dies. Then, and when it is
     interrupted, everything is stopped that was not running before.
     """
-    was_running = supervisor.running()
     parts.fetch()
     check_disk()
-    credentials.generate()
-    everything = programs()
-    check_ports(everything)
-    try:
-        for module in (postgres, valkey, trino, spark):
-            module.configure()
-        supervisor.start(list(everything.values()))
-        wanted = [name for name in PARTS if name != "capture"]
-        for name in wanted:
-            supervisor.start_program(name)
-        with _progress(wanted) as show:
-            _wait(everything["postgres"], show)
-            postgres.create_databases()
-            _wait(everything["minio"], show)
-            minio.create_bucket()
-            catalog.create()
-            for name in ("valkey", "trino", "spark"):
-                _wait(everything[name], show)
-        if capture.slot_exists():
-            start_capture()
-    except BaseException:
-        if not was_running:
-            down()
-        raise
+    with _alone():
+        was_running = supervisor.running()
+        credentials.generate()
+        everything = programs()
+        check_ports(everything)
+        try:
+            for module in (postgres, valkey, trino, spark):
+                module.configure()
+            supervisor.start(list(everything.values()))
+            wanted = [name for name in PARTS if name != "capture"]
+            with _progress(wanted) as show:
+                for name in wanted:
+                    supervisor.start_program(name)
+                _wait(everything["postgres"], show)
+                postgres.create_databases()
+                _wait(everything["minio"], show)
+                minio.create_bucket()
+                catalog.create()
+                for name in ("valkey", "trino", "spark"):
+                    _wait(everything[name], show)
+            if capture.slot_exists():
+                start_capture()
+        except BaseException:
+            if not was_running:
+                down()
+            raise
 
 
 def start_capture() -> None:
     """Start the capture job and wait until it streams."""
-    supervisor.start_program("capture")
     with _progress(["capture"]) as show:
+        supervisor.start_program("capture")
         _wait(programs()["capture"], show)
 
 
@@ -81,14 +84,25 @@ def down(*, wipe: bool = False) -> None:
         credentials.credentials.cache_clear()
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep two starts of one installation apart."""
+    with (settings().state_dir / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LakeError("another `lake up` is at work here: wait for it") from None
+        yield
+
+
 def check_disk() -> None:
     """Refuse to start on a disk that is about to be full."""
     settings().state_dir.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(settings().state_dir).free
-    if free < FREE_BYTES:
+    if free < settings().free_disk_bytes:
         raise LakeError(
             f"{settings().state_dir} has {free / 1024**3:.1f} GiB free, the lake needs "
-            f"{FREE_BYTES / 1024**3:.0f}: make room, or move it with LAKE_STATE_DIR"
+            f"{settings().free_disk_bytes / 1024**3:.0f}: make room, or move it with LAKE_STATE_DIR"
         )
 
 
@@ -156,9 +170,11 @@ def _progress(names: list[str]) -> Iterator[Show]:
 def _wait(program: Program, show: Show) -> None:
     """Wait until `program` is ready. Raises LakeError when it dies instead."""
     began = time.monotonic()
+    pid = None
     while not program.ready():
-        process = supervisor.processes().get(program.name)
-        if process is None or process.state in ("FATAL", "EXITED", "STOPPED"):
+        process = supervisor.processes()[program.name]
+        pid = pid or process.pid
+        if process.state not in ("STARTING", "RUNNING") or process.pid != pid:
             raise LakeError(f"{program.name} died while starting: {_last_words(program)}")
         if time.monotonic() - began > READY_SECONDS:
             raise LakeError(f"{program.name} is not ready after {READY_SECONDS} s: see its log")
@@ -166,9 +182,23 @@ def _wait(program: Program, show: Show) -> None:
     show(program.name, "ready")
 
 
+_TELLING = re.compile(r"\b(?:\w*(?:Error|Exception)|FATAL|ERROR|error|fatal)\b\W*:?\s+\w")
+
+
 def _last_words(program: Program) -> str:
-    """The last line of a part's log that tells something."""
+    """The line of a part's log that tells most about its end."""
     lines = program.log.read_text(errors="replace").splitlines() if program.log.exists() else []
-    telling = [line.strip() for line in lines[-50:] if "rror" in line or "FATAL" in line]
-    last = (telling or lines or ["it left no log"])[-1]
-    return f"{last[:300]} (more with `lake logs {program.name}`)"
+    last = [line.strip() for line in lines[-50:]] or ["it left no log"]
+    causes = [line for line in last if line.startswith("Caused by:")]
+    telling = [line for line in last if _TELLING.search(line)]
+    return f"{(causes or telling or last)[-1][:300]} (more with `lake logs {program.name}`)"
+
+
+def log(part: str) -> Path:
+    """The log of a part. Raises LakeError where there is no such part, or it never ran."""
+    if part not in PARTS:
+        raise LakeError(f"there is no part `{part}`: one of {', '.join(PARTS)}")
+    found = settings().state_dir / "logs" / f"{part}.log"
+    if not found.exists():
+        raise LakeError(f"{part} has no log yet: start it with `lake up`")
+    return found

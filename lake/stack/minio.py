@@ -1,7 +1,7 @@
 """MinIO: the object store. Its root account only makes the bucket and the lake's own key."""
 
 from minio import Minio, MinioAdmin
-from minio.credentials import StaticProvider
+from minio.credentials.providers import StaticProvider
 
 from lake import parts
 from lake.credentials import credentials
@@ -17,7 +17,9 @@ def program() -> Program:
     console = ["--console-address", f"{settings().host}:{ports.minio_console}"]
     return Program(
         name="minio",
-        command=tied([str(parts.minio()), "server", *listen, *console, str(home("minio") / "data")]),
+        command=tied(
+            [str(parts.minio()), "server", *listen, *console, str(home("minio") / "data")]
+        ),
         ports={"minio": ports.minio, "minio_console": ports.minio_console},
         ready=lambda: answers(f"{settings().s3_endpoint}/minio/health/ready"),
         environment={

@@ -1,8 +1,9 @@
-"""Postgres: the source, the catalog and Feast's registry, in three databases with their own roles."""
+"""Postgres: the source, the catalog, Feast's registry: three databases, each with its role."""
 
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 
 import psycopg
 from psycopg import sql
@@ -91,6 +92,11 @@ def connect(database: str, user: str, password: str) -> psycopg.Connection:
 def admin(database: str = "postgres") -> psycopg.Connection:
     """A superuser's connection."""
     return connect(database, "postgres", credentials().postgres_password)
+
+
+def source_owner() -> Callable[[], psycopg.Connection] | None:
+    """How to set up the captured source, where it is this stack's; None where it is not."""
+    return None if settings().source.host else lambda: admin(settings().source.database)
 
 
 def _ready() -> bool:

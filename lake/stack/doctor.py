@@ -1,0 +1,111 @@
+"""What `lake doctor` looks at: the machine, the cache, this installation, its parts, its source."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from lake import parts, source
+from lake.credentials import credentials
+from lake.errors import LakeError
+from lake.settings import settings
+from lake.stack import lifecycle, supervisor
+
+MEMORY_BYTES = 6 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at; `mend` says what to do where it is not well."""
+
+    what: str
+    well: bool
+    detail: str
+    mend: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Look at everything, one finding at a time; nothing is changed."""
+    yield from _machine()
+    absent = [part.name for part in parts.missing()]
+    yield Finding("cache", True, f"to be fetched: {', '.join(absent)}" if absent else "complete")
+    secrets = settings().state_dir / "credentials.json"
+    if not secrets.exists():
+        yield Finding("installation", True, f"none in {settings().state_dir}: `lake up` makes one")
+        return
+    yield _raises("credentials", lambda: _private(secrets.stat().st_mode))
+    yield from _parts()
+    yield from _source()
+
+
+def _machine() -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding("python", sys.version_info[:2] == (3, 11), version, "use Python 3.11")
+    for program, package in (("uv", "uv"), ("setpriv", "util-linux")):
+        found = shutil.which(program)
+        yield Finding(program, bool(found), found or "not on the PATH", f"install {package}")
+    memory = psutil.virtual_memory()
+    yield Finding(
+        "memory",
+        memory.total >= MEMORY_BYTES,
+        f"{memory.available / 1024**3:.1f} of {memory.total / 1024**3:.1f} GiB available",
+        f"the whole stack needs {MEMORY_BYTES / 1024**3:.0f} GiB: smaller heaps by LAKE_HEAP__…",
+    )
+    yield _raises("disk", lifecycle.check_disk)
+
+
+def _private(mode: int) -> None:
+    if mode & (0o077):
+        raise LakeError(f"others can read them: chmod 600 {settings().state_dir}/credentials.json")
+    credentials()
+
+
+def _parts() -> Iterator[Finding]:
+    known = supervisor.processes()
+    if not known:
+        yield Finding("stack", True, "down")
+        yield _raises("ports", lambda: lifecycle.check_ports(lifecycle.programs()))
+        return
+    for program in lifecycle.programs().values():
+        process = known.get(program.name)
+        if process is None or process.state == "STOPPED":
+            yield Finding(program.name, True, "not started")
+            continue
+        yield Finding(
+            program.name,
+            process.state in ("RUNNING", "STARTING") and program.ready(),
+            process.state.lower(),
+            f"read `lake logs {program.name}`",
+        )
+
+
+def _source() -> Iterator[Finding]:
+    try:
+        with source.connect() as connection:
+            row = connection.execute("select current_setting('wal_level')").fetchone()
+            slot = source.slot(connection)
+    except LakeError as error:
+        yield Finding("source", not supervisor.running(), str(error), "see LAKE_SOURCE__…")
+        return
+    level = row[0] if row else ""
+    yield Finding("wal_level", level == "logical", level, "alter system set wal_level = logical")
+    if slot is None:
+        yield Finding("slot", True, "none yet: `lake ingest` makes it")
+        return
+    behind = slot.current_lsn - slot.confirmed_lsn
+    well = slot.wal_status in ("reserved", "extended")
+    mend = "it lost WAL: start over with `lake down --wipe`"
+    yield Finding("slot", well, f"{slot.wal_status}, {behind:,} bytes behind", mend)
+
+
+def _raises(what: str, look: Callable[[], None]) -> Finding:
+    try:
+        look()
+    except LakeError as error:
+        return Finding(what, False, str(error))
+    except OSError as error:
+        return Finding(what, False, os.strerror(error.errno or 0))
+    return Finding(what, True, "well")

@@ -1,0 +1,163 @@
+"""What `lake status` shows: the parts, how far the changes have come, and the tables."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import psutil
+from rich.console import Group
+from rich.table import Table
+
+from lake import lag
+from lake.catalog import LAYERS, catalog
+from lake.settings import settings
+from lake.stack import lifecycle, supervisor
+from lake.stack.program import Program
+from lake.stack.supervisor import Process
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """`state` is ready, starting, waiting (capture, until `lake ingest`), failing or stopped."""
+
+    name: str
+    state: str
+    memory_bytes: int
+    address: str
+    uptime_seconds: float | None
+
+
+@dataclass(frozen=True)
+class TableStatus:
+    """Rows as a reader sees them, data files and delete files."""
+
+    name: str
+    rows: int
+    data_files: int
+    delete_files: int
+
+
+@dataclass(frozen=True)
+class Status:
+    parts: list[PartStatus]
+    lag: lag.Lag | None
+    tables: list[TableStatus]
+
+    @property
+    def ready(self) -> bool:
+        return all(part.state in ("ready", "waiting") for part in self.parts)
+
+
+def status() -> Status:
+    """How the stack is now. Raises LakeError where there is no installation."""
+    known = supervisor.processes()
+    with ThreadPoolExecutor() as pool:
+        everything = lifecycle.programs()
+        parts = list(pool.map(lambda p: _part(p, known.get(p.name)), everything.values()))
+    state = {part.name: part.state for part in parts}
+    if state["postgres"] != "ready" or state["minio"] != "ready":
+        return Status(parts, None, [])
+    return Status(parts, lag.lag(), tables())
+
+
+def _part(program: Program, process: Process | None) -> PartStatus:
+    port = next(iter(program.ports.values()))
+    address = f"{settings().host}:{port}"
+    if process is None or process.pid is None:
+        state = "stopped" if process is None or process.state == "STOPPED" else "failing"
+        if program.name == "capture" and process and state == "stopped":
+            state = "waiting"
+        return PartStatus(program.name, state, 0, address, None)
+    state = "ready" if program.ready() else "starting"
+    uptime = time.time() - process.since
+    return PartStatus(program.name, state, _memory(process.pid), address, uptime)
+
+
+def _memory(pid: int) -> int:
+    """The memory of a process and its children, shared pages divided among their users (PSS)."""
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    return sum(_pss(member) for member in family)
+
+
+def _pss(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return 0
+    except psutil.AccessDenied:  # it changed its user; without leave, what it maps counts whole
+        return int(process.memory_info().rss)
+
+
+def tables() -> list[TableStatus]:
+    """Every table of the lake, from its metadata alone."""
+    names = [".".join(name) for layer in LAYERS for name in catalog().list_tables(layer)]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(_table, sorted(names, key=_order)))
+
+
+def _order(name: str) -> tuple[int, str]:
+    return LAYERS.index(name.partition(".")[0]), name
+
+
+def _table(name: str) -> TableStatus:
+    snapshot = catalog().load_table(name).current_snapshot()
+    summary = snapshot.summary if snapshot else None
+
+    def count(key: str) -> int:
+        return int((summary[key] if summary else None) or 0)
+
+    rows = count("total-records") - count("total-position-deletes")
+    return TableStatus(name, rows, count("total-data-files"), count("total-delete-files"))
+
+
+_COLOUR = {"ready": "green", "waiting": "cyan", "starting": "yellow", "failing": "red"}
+
+
+def render(status: Status) -> Group:
+    """The status as people read it."""
+    parts = Table(box=None, pad_edge=False)
+    for heading, justify in (
+        ("PART", "left"),
+        ("STATE", "left"),
+        ("MEMORY", "right"),
+        ("UP", "right"),
+    ):
+        parts.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    parts.add_column("ADDRESS")
+    for part in status.parts:
+        state = f"[{_COLOUR.get(part.state, 'dim')}]{part.state}[/]"
+        uptime = f"{part.uptime_seconds:,.0f} s" if part.uptime_seconds is not None else ""
+        parts.add_row(part.name, state, _mebibytes(part.memory_bytes), uptime, part.address)
+    parts.add_section()
+    parts.add_row("", "", _mebibytes(sum(part.memory_bytes for part in status.parts)))
+    if status.lag is None:
+        return Group(parts)
+    lsns = Table(box=None, pad_edge=False, show_header=False)
+    lsns.add_column()
+    lsns.add_column(justify="right")
+    lsns.add_column()
+    source = status.lag.source_lsn
+    for name, lsn in (
+        ("source LSN", source),
+        ("captured LSN", status.lag.captured_lsn),
+        ("silver LSN", status.lag.silver_lsn),
+    ):
+        behind = f"{source - lsn:,} bytes behind" if source and lsn and lsn < source else ""
+        lsns.add_row(name, f"{lsn:,}" if lsn else "—", behind)
+    tables = Table(box=None, pad_edge=False)
+    tables.add_column("TABLE")
+    for heading in ("ROWS", "DATA FILES", "DELETE FILES"):
+        tables.add_column(heading, justify="right")
+    for table in status.tables:
+        tables.add_row(
+            table.name, f"{table.rows:,}", f"{table.data_files}", f"{table.delete_files}"
+        )
+    return Group(parts, "", lsns, "", tables)
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 1024**2:,.0f} MiB" if count else ""

@@ -1,0 +1,69 @@
+"""One running stack for the whole session, in a state directory and on ports of its own."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lake.catalog import catalog
+from lake.credentials import credentials
+from lake.settings import Ports, settings
+
+REAL_CSV = Path(__file__).resolve().parents[2] / "shared" / "data" / "loan_data.csv"
+
+Lake = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def free_ports() -> dict[str, str]:
+    """A free port for each part, as the settings' variables."""
+    with ExitStack() as held:
+        ports = {}
+        for name in Ports.model_fields:
+            probe = held.enter_context(socket.socket())
+            probe.bind(("127.0.0.1", 0))
+            ports[f"LAKE_PORTS__{name.upper()}"] = str(probe.getsockname()[1])
+    return ports
+
+
+def forget_settings() -> None:
+    """Have the settings, and what is made from them, read afresh."""
+    for cached in (settings, credentials, catalog):
+        cached.cache_clear()
+
+
+def lake(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run the `lake` command as a user does; its output is kept, not judged."""
+    command = [str(Path(sys.executable).with_name("lake")), *arguments]
+    return subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The settings of this session's own lake; nothing runs yet."""
+    with pytest.MonkeyPatch.context() as patch:
+        state = tmp_path_factory.mktemp("lake")
+        patch.setenv("LAKE_STATE_DIR", str(state))
+        for name, port in free_ports().items():
+            patch.setenv(name, port)
+        forget_settings()
+        yield state
+    forget_settings()
+
+
+@pytest.fixture(scope="session")
+def lake_stack(installation: Path) -> Iterator[Path]:
+    """A running stack; yields its state directory."""
+    from lake.stack import lifecycle
+
+    lifecycle.up()
+    try:
+        yield installation
+    finally:
+        lifecycle.down()
