@@ -28,10 +28,12 @@ from lake import source
 from lake.catalog import catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
-from lake.manifest import source_tables
+from lake.manifest import SourceTable
 from lake.settings import settings
 
 PAGES_PER_RANGE = 32_768  # 256 MiB of the source's table: one file of bronze
+FIRST_DAY = -2_440_588
+"""Postgres's earliest date, 4714-11-24 BC, in days since 1970."""
 SLOT_LSN = "lake.slot-lsn"
 """The property of `bronze.changes` that says, by its LSN, that a slot's bulk load is complete."""
 
@@ -49,8 +51,10 @@ Progress = Callable[[str, int, int], None]
 """Told a table's name, its pages copied and its pages in all."""
 
 
-def ingest(owner: Callable[[], psycopg.Connection] | None, progress: Progress) -> Load | None:
-    """Copy every declared table of the source, and leave a slot that streams on from there.
+def ingest(
+    declared: list[SourceTable], owner: Callable[[], psycopg.Connection] | None, progress: Progress
+) -> Load | None:
+    """Copy the declared tables of the source, and leave a slot that streams on from there.
 
     Returns None where that was done before. An interrupted load is begun anew. `owner` opens a
     connection that may set up the source, where the lake has one.
@@ -58,7 +62,7 @@ def ingest(owner: Callable[[], psycopg.Connection] | None, progress: Progress) -
     Raises LakeError where the source is not as declared, or its slot was lost.
     """
     with source.connect() as connection:
-        tables = inspect(connection, source_tables())
+        tables = inspect(connection, declared)
         set_up(connection, tables, owner)
         changes = bronze.create_changes()
         slot = source.slot(connection)
@@ -182,9 +186,10 @@ def _copy_range(
             path.removeprefix("s3://"), schema, filesystem=_object_store(), compression="zstd"
         ) as writer:
             for batch in cursor.fetch_record_batch():
-                columns = [_typed(batch.column(i), kind) for i, (_, kind) in enumerate(types)] + [
-                    pa.repeat(stamp, batch.num_rows) for stamp in stamps
-                ]
+                columns = [
+                    _typed(batch.column(i), kind, f"{table.declared.qualified}.{name}")
+                    for i, (name, kind) in enumerate(types)
+                ] + [pa.repeat(stamp, batch.num_rows) for stamp in stamps]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
                 rows += batch.num_rows
     return _File(path, rows)
@@ -206,8 +211,19 @@ def _select(table: Table, types: list[tuple[str, BronzeType]], first: int) -> st
     return query.as_string()
 
 
-def _typed(column: "pa.Array[pa.Scalar]", kind: BronzeType) -> "pa.Array[pa.Scalar]":
-    return column if column.type == kind.arrow else pc.cast(column, kind.arrow)
+def _typed(column: "pa.Array[pa.Scalar]", kind: BronzeType, name: str) -> "pa.Array[pa.Scalar]":
+    """`column` in its bronze type. Raises LakeError where that can't hold one of its values."""
+    try:
+        typed = column if column.type == kind.arrow else pc.cast(column, kind.arrow)
+    except pa.ArrowInvalid as error:  # a numeric's NaN or infinity
+        raise LakeError(f"{name} has a value that bronze can't hold: {error}") from None
+    if pa.types.is_temporal(kind.arrow):
+        whole = pa.int64() if kind.arrow.bit_width == 64 else pa.int32()
+        earliest = pc.min(typed.cast(whole)).as_py() or 0
+        days = earliest if pa.types.is_date(kind.arrow) else earliest // 86_400_000_000
+        if days < FIRST_DAY:  # the driver shifts Postgres's infinity past the end of the integers
+            raise LakeError(f"{name} has an infinite time, which bronze can't hold")
+    return typed
 
 
 def _object_store() -> S3FileSystem:

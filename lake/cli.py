@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,11 +66,10 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as it grows")] = False,
 ) -> None:
     """Show the log of a part."""
-    from lake.stack import lifecycle
+    from lake.stack.program import log_of
 
-    log = lifecycle.log(part)
     options = ["-n", str(lines), *(["-F"] if follow else [])]
-    os.execvp("tail", ["tail", *options, str(log)])  # noqa: S606, S607 - any tail will do
+    os.execvp("tail", ["tail", *options, str(log_of(part))])  # noqa: S606, S607 - any tail will do
 
 
 @cli.command(rich_help_panel=STACK)
@@ -92,6 +90,7 @@ def doctor() -> None:
 def ingest() -> None:
     """Copy every declared table of the source into bronze, then capture its changes."""
     from ingestion.snapshot import ingest
+    from lake.manifest import source_tables
     from lake.stack import lifecycle, postgres
 
     with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
@@ -102,7 +101,7 @@ def ingest() -> None:
                 tasks[table] = bars.add_task(table)
             bars.update(tasks[table], completed=done, total=pages)
 
-        load = ingest(postgres.source_owner(), show)
+        load = ingest(source_tables(), postgres.source_owner(), show)
     if load is None:
         err.print("bronze is loaded already")
     else:
@@ -124,7 +123,9 @@ def build(context: typer.Context) -> None:
 
 @cli.command(rich_help_panel=WAY)
 def validate(
-    layer: Annotated[str | None, typer.Argument(help="bronze, silver or gold; all if left out")] = None,
+    layer: Annotated[
+        str | None, typer.Argument(help="bronze, silver or gold; all if left out")
+    ] = None,
 ) -> None:
     """Judge a layer by its expectations. Exits 1 where one failed, with a line for each."""
     from quality.gate import validate

@@ -28,8 +28,12 @@ class Column:
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of the source that the project declares, and that is captured."""
+    """A table of the source that the project declares, and that is captured.
 
+    `bronze` is the Iceberg table of its bulk snapshots.
+    """
+
+    bronze: str
     schema: str
     name: str
     key: tuple[str, ...]
@@ -38,11 +42,6 @@ class SourceTable:
     @property
     def qualified(self) -> str:
         return f"{self.schema}.{self.name}"
-
-    @property
-    def bronze(self) -> str:
-        """The Iceberg table of its bulk snapshots."""
-        return f"bronze.{self.name}"
 
 
 def source_tables() -> list[SourceTable]:
@@ -69,7 +68,8 @@ def _source_table(node: dict[str, Any]) -> SourceTable:
     for column in columns:
         if not column.type:
             raise LakeError(f"{where}.{column.name}: data_type must be the column's Postgres type")
-    return SourceTable(schema or "public", name, key, columns)
+    bronze = f"bronze.{node['identifier']}"
+    return SourceTable(bronze, schema or "public", name, key, columns)
 
 
 @lru_cache

@@ -48,7 +48,7 @@ def connect() -> psycopg.Connection:
         return psycopg.connect(conninfo(), autocommit=True)
     except psycopg.OperationalError as error:
         where = f"{settings().source_host}:{settings().source_port}/{settings().source.database}"
-        said = str(error).strip().splitlines()[-1]
+        said = str(error).strip().splitlines()[0]
         raise LakeError(
             f"the source {where} refuses `{settings().source.user}`: {said}; check LAKE_SOURCE__…"
         ) from None

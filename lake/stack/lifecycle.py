@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psutil
 from rich.console import Console
@@ -20,9 +19,8 @@ from lake import catalog, credentials, parts
 from lake.errors import LakeError
 from lake.settings import settings
 from lake.stack import capture, minio, postgres, spark, supervisor, trino, valkey
-from lake.stack.program import Program
+from lake.stack.program import PARTS, Program
 
-PARTS = ("postgres", "minio", "valkey", "trino", "spark", "capture")
 READY_SECONDS = 180
 _UP = ("RUNNING", "STARTING", "BACKOFF")
 
@@ -192,13 +190,3 @@ def _last_words(program: Program) -> str:
     causes = [line for line in last if line.startswith("Caused by:")]
     telling = [line for line in last if _TELLING.search(line)]
     return f"{(causes or telling or last)[-1][:300]} (more with `lake logs {program.name}`)"
-
-
-def log(part: str) -> Path:
-    """The log of a part. Raises LakeError where there is no such part, or it never ran."""
-    if part not in PARTS:
-        raise LakeError(f"there is no part `{part}`: one of {', '.join(PARTS)}")
-    found = settings().state_dir / "logs" / f"{part}.log"
-    if not found.exists():
-        raise LakeError(f"{part} has no log yet: start it with `lake up`")
-    return found

@@ -11,6 +11,8 @@ from urllib.error import URLError
 from lake.errors import LakeError
 from lake.settings import settings
 
+PARTS = ("postgres", "minio", "valkey", "trino", "spark", "capture")
+
 
 @dataclass(frozen=True)
 class Program:
@@ -30,12 +32,26 @@ class Program:
 
     @property
     def log(self) -> Path:
-        return settings().state_dir / "logs" / f"{self.name}.log"
+        return _log(self.name)
 
 
 def home(name: str) -> Path:
     """The directory where the part `name` keeps its data."""
     return settings().state_dir / name
+
+
+def log_of(part: str) -> Path:
+    """The log of a part. Raises LakeError where there is no such part, or it never ran."""
+    if part not in PARTS:
+        raise LakeError(f"there is no part `{part}`: one of {', '.join(PARTS)}")
+    found = _log(part)
+    if not found.exists():
+        raise LakeError(f"{part} has no log yet: start it with `lake up`")
+    return found
+
+
+def _log(name: str) -> Path:
+    return settings().state_dir / "logs" / f"{name}.log"
 
 
 def tied(command: list[str], *, unprivileged: bool = False) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ def program() -> Program:
     classpath = [str(home("spark") / "conf"), f"{distribution / 'jars'}/*"]
     classpath += [str(jar) for jar in parts.jars("spark")]
     java = [str(parts.java("spark")), f"-Xmx{settings().heap.spark}", *_JVM]
+    java += [f"-Djava.io.tmpdir={home('spark') / 'scratch'}"]
     submit = ["org.apache.spark.deploy.SparkSubmit", "--class", _SERVER]
     options = ["--properties-file", str(home("spark") / "conf" / "spark.conf"), "spark-internal"]
     return Program(
@@ -71,6 +72,7 @@ _JVM = (
 def configure() -> None:
     """Write Spark's settings and its logging."""
     conf = home("spark") / "conf"
+    (home("spark") / "scratch").mkdir(parents=True, exist_ok=True)
     catalog = f"spark.sql.catalog.{settings().branch}"
     write_private(
         conf / "spark.conf",

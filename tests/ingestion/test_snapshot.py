@@ -1,0 +1,176 @@
+"""The bulk load: what lands in bronze is the source, value by value, whatever interrupts it."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from ingestion import snapshot
+from ingestion.snapshot import Load, ingest
+from lake import source
+from lake.catalog import catalog
+from lake.errors import LakeError
+from lake.manifest import SourceTable
+from lake.settings import settings
+from lake.stack import postgres
+from tests.ingestion.conftest import declared
+
+THING = declared("thing", ("part", "id"), part="text", id="int")
+
+
+@pytest.fixture
+def thing(owner: psycopg.Connection) -> psycopg.Connection:
+    owner.execute(
+        """
+        create type mood as enum ('glad', 'sad');
+        create table thing (
+            part text,
+            id int,
+            small smallint,
+            big bigint,
+            exact numeric(20, 4),
+            loose numeric,
+            float double precision,
+            flag boolean,
+            day date,
+            at timestamptz,
+            local timestamp,
+            clock time,
+            bytes bytea,
+            mood mood,
+            "Quoted Name" uuid,
+            document jsonb,
+            list int[],
+            primary key (part, id)
+        );
+        alter table thing replica identity full;
+        grant select on thing to capture;
+        insert into thing values (
+            'a', 1, -32768, 9223372036854775807, -1234567890123456.7891, 1e-20, 'Infinity', true,
+            '0001-01-01', '2026-10-25 02:30:00.123456+02', '2026-10-25 02:30:00.000001', '23:59:59',
+            '\\x00ff', 'sad', '00000000-0000-0000-0000-000000000001',
+            '{"k": "é \\" \\n 🙂", "n": [1, null]}', '{1,null}'
+        );
+        insert into thing (part, id) select chr(98 + i % 3), i from generate_series(1, 5000) as i;
+        insert into thing (part, id) values ('', 0), (e'quote \\' " \\\\ \\t 🙂', 1);
+        """
+    )
+    return owner
+
+
+def load(*tables: SourceTable) -> Load | None:
+    return ingest(list(tables), postgres.source_owner(), lambda *_: None)
+
+
+def landed(table: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = catalog().load_table(table).scan().to_arrow().to_pylist()
+    return rows
+
+
+def test_each_value_lands_exactly_and_with_it_the_columns_nobody_declared(
+    thing: psycopg.Connection,
+) -> None:
+    loaded = load(THING)
+    assert loaded is not None
+    assert loaded.rows == {"public.thing": 5003}
+    (row,) = [row for row in landed("bronze.thing") if row["part"] == "a"]
+    stamps = {name: row.pop(name) for name in ("_snapshot_lsn", "_ingested_at")}
+    assert stamps["_snapshot_lsn"] == loaded.lsn
+    assert row == {
+        "part": "a",
+        "id": 1,
+        "small": -32768,
+        "big": 9223372036854775807,
+        "exact": Decimal("-1234567890123456.7891"),
+        "loose": "0.00000000000000000001",
+        "float": float("inf"),
+        "flag": True,
+        "day": date(1, 1, 1),
+        "at": datetime(2026, 10, 25, 0, 30, 0, 123456, UTC),
+        "local": datetime(2026, 10, 25, 2, 30, 0, 1),  # noqa: DTZ001 - as the source has it
+        "clock": "23:59:59",
+        "bytes": b"\x00\xff",
+        "mood": "sad",
+        "Quoted Name": "00000000-0000-0000-0000-000000000001",
+        "document": '{"k": "é \\" \\n 🙂", "n": [1, null]}',
+        "list": "{1,NULL}",
+    }
+
+
+def test_the_rows_of_many_ranges_are_the_source_s_rows(
+    thing: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot, "PAGES_PER_RANGE", 5)
+    load(THING)
+    files = catalog().load_table("bronze.thing").inspect.files().num_rows
+    assert files > 3
+    there = {(part, number) for part, number in thing.execute("select part, id from thing")}
+    here = [(row["part"], row["id"]) for row in landed("bronze.thing")]
+    assert len(here) == len(there)
+    assert set(here) == there
+
+
+def test_a_second_load_does_nothing(thing: psycopg.Connection) -> None:
+    assert load(THING) is not None
+    assert load(THING) is None
+    assert len(landed("bronze.thing")) == 5003
+
+
+def test_an_interrupted_load_leaves_no_slot_and_is_begun_anew(thing: psycopg.Connection) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest([THING], postgres.source_owner(), interrupt)
+    with source.connect() as connection:
+        assert source.slot(connection) is None
+    loaded = load(THING)
+    assert loaded is not None
+    newest = [row for row in landed("bronze.thing") if row["_snapshot_lsn"] == loaded.lsn]
+    assert len(newest) == 5003
+
+
+def test_a_lost_slot_is_told(thing: psycopg.Connection) -> None:
+    load(THING)
+    thing.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
+    with pytest.raises(LakeError, match="is gone, so changes were missed"):
+        load(THING)
+
+
+def test_a_table_declared_after_the_load_is_told(thing: psycopg.Connection) -> None:
+    load(THING)
+    thing.execute("create table late (id int primary key)")
+    thing.execute("alter table late replica identity full")
+    thing.execute("grant select on late to capture")
+    with pytest.raises(LakeError, match=r"public\.late was declared after"):
+        load(THING, declared("late", ("id",), id="int"))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("day", "date 'infinity'", "infinite time"),
+        ("at", "timestamptz '-infinity'", "infinite time"),
+        ("exact", "numeric 'NaN'", "can't hold"),
+    ],
+)
+def test_a_value_that_bronze_cannot_hold_is_named_not_bent(
+    thing: psycopg.Connection, column: str, value: str, said: str
+) -> None:
+    thing.execute(f"update thing set {column} = {value} where part = 'a'")
+    with pytest.raises(LakeError, match=rf"public\.thing\.{column} has .*{said}"):
+        load(THING)
+
+
+def test_an_external_source_is_told_which_statements_its_owner_must_run(
+    thing: psycopg.Connection, tmp_path: Path
+) -> None:
+    with pytest.raises(LakeError) as raised:
+        ingest([THING], None, lambda *_: None)
+    statements = [line.strip() for line in str(raised.value).splitlines()[1:]]
+    for statement in statements:
+        thing.execute(statement.encode())
+    assert ingest([THING], None, lambda *_: None) is not None
