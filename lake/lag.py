@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchTableError
+from pyiceberg.manifest import DataFileContent
 from pyiceberg.types import LongType
 
 from lake import source
@@ -28,39 +29,49 @@ class Lag:
 
 
 def lag() -> Lag:
-    """Where each step is now. The LSN of silver is the newest change of any of its tables."""
+    """Where each step is now."""
     try:
         with source.connect() as connection:
             slot = source.slot(connection)
-            (current,) = connection.execute("select pg_current_wal_lsn() - '0/0'").fetchone() or (
-                0,
-            )
+            row = connection.execute("select pg_current_wal_lsn() - '0/0'").fetchone()
     except LakeError:
-        return Lag(None, None, silver_lsn())
-    return Lag(int(current), slot.confirmed_lsn if slot else None, silver_lsn())
+        return Lag(None, None, None)
+    captured = slot.confirmed_lsn if slot else None
+    return Lag(int(row[0]) if row else None, captured, _silver(captured))
 
 
-def silver_lsn() -> int | None:
-    """The newest change in silver, read from its tables' metadata alone."""
-    newest = [_newest(".".join(name)) for name in catalog().list_tables("silver")]
-    return max((lsn for lsn in newest if lsn is not None), default=None)
+def _silver(captured: int | None) -> int | None:
+    """The LSN that silver has reached: the captured one where no landed change is newer.
+
+    It is read from the tables' metadata alone.
+    """
+    built = [_newest(".".join(name), "_lsn") for name in catalog().list_tables("silver")]
+    silver = max((lsn for lsn in built if lsn is not None), default=None)
+    if silver is None:
+        return None
+    landed = _newest(CHANGES, "lsn", but=HEARTBEAT)
+    return captured if landed is None or landed <= silver else silver
 
 
-def _newest(table: str) -> int | None:
-    """The upper bound of `_lsn` over the table's data files."""
+def _newest(table: str, column: str, but: str | None = None) -> int | None:
+    """The upper bound of a column over the table's data files, but those of one partition."""
     loaded = catalog().load_table(table)
     snapshot = loaded.current_snapshot()
-    columns = {field.name: field.field_id for field in loaded.schema().fields}
-    if snapshot is None or "_lsn" not in columns:
+    fields = {field.name: field.field_id for field in loaded.schema().fields}
+    if snapshot is None or column not in fields:
         return None
-    bounds = [
-        entry.data_file.upper_bounds.get(columns["_lsn"])
+    files = (
+        entry.data_file
         for manifest in snapshot.manifests(loaded.io)
         for entry in manifest.fetch_manifest_entry(loaded.io)
-        if entry.data_file.content.name == "DATA" and entry.data_file.upper_bounds
-    ]
-    newest = (int(from_bytes(LongType(), bound)) for bound in bounds if bound)
-    return max(newest, default=None)
+    )
+    bounds = (
+        file.upper_bounds.get(fields[column])
+        for file in files
+        if file.content == DataFileContent.DATA and file.upper_bounds
+        if but is None or file.partition[0] != but
+    )
+    return max((int(from_bytes(LongType(), bound)) for bound in bounds if bound), default=None)
 
 
 def catch_up(timeout: float = 120) -> int:

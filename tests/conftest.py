@@ -67,3 +67,12 @@ def lake_stack(installation: Path) -> Iterator[Path]:
         yield installation
     finally:
         lifecycle.down()
+
+
+@pytest.fixture(scope="session")
+def demo(lake_stack: Path) -> str:
+    """The main job has run on the stack, on the real data where it is; yields what it printed."""
+    filled = ["--csv", str(REAL_CSV)] if REAL_CSV.exists() else ["--rows", "5000"]
+    done = lake("demo", *filled)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

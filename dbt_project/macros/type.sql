@@ -8,7 +8,7 @@
         'float4': 'real', 'float8': 'double precision', 'bool': 'boolean',
         'timestamp': 'timestamp without time zone', 'timestamptz': 'timestamp with time zone',
     } -%}
-    {%- set spaced = modules.re.sub('\s+', ' ', declared.strip() | lower) -%}
+    {%- set spaced = modules.re.sub('[ \n\t]+', ' ', declared.strip() | lower) -%}
     {%- set tight = modules.re.sub(' ?([(,)]) ?', '\\1', spaced) -%}
     {{- aliases.get(tight, tight) | replace('decimal(', 'numeric(') -}}
 {%- endmacro %}
@@ -17,7 +17,7 @@
 {#- A declared type as the engine of this run writes it. -#}
 {% macro engine_type(declared) -%}
     {%- set type = canonical_type(declared) -%}
-    {%- set decimal = modules.re.fullmatch('numeric\((\d+),(\d+)\)', type) -%}
+    {%- set decimal = modules.re.fullmatch('numeric[(]([0-9]+),([0-9]+)[)]', type) -%}
     {%- if decimal and decimal.group(1) | int <= 38 -%}
         {{- type | replace('numeric', 'decimal') -}}
     {%- else -%}

@@ -22,7 +22,7 @@ create table loan (
 );
 
 create table loan_payment (
-    loan_id bigint not null references loan on delete cascade,
+    loan_id bigint not null references loan on update cascade on delete cascade,
     installment integer not null,
     due_on date not null,
     amount numeric(12, 2) not null,

@@ -70,10 +70,10 @@ def _part(program: Program, process: Process | None) -> PartStatus:
         return PartStatus(program.name, state, 0, address, None)
     state = "ready" if program.ready() else "starting"
     uptime = time.time() - process.since
-    return PartStatus(program.name, state, _memory(process.pid), address, uptime)
+    return PartStatus(program.name, state, memory(process.pid), address, uptime)
 
 
-def _memory(pid: int) -> int:
+def memory(pid: int) -> int:
     """The memory of a process and its children, shared pages divided among their users (PSS)."""
     try:
         process = psutil.Process(pid)

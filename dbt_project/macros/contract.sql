@@ -1,0 +1,37 @@
+{#- Contracts name Postgres's types: what dbt makes of them is translated here. -#}
+{% macro get_empty_schema_sql(columns) -%}
+    select
+    {%- for column in columns.values() %}
+        cast(null as {{ engine_type(column.data_type) }}) as {{ column.name }}{{ ',' if not loop.last }}
+    {%- endfor %}
+{%- endmacro %}
+
+
+{% macro trino__get_table_columns_and_constraints() -%}
+    (
+    {%- for column in model.columns.values() %}
+        {{ column.name }} {{ engine_type(column.data_type) }}{{ ',' if not loop.last }}
+    {%- endfor %}
+    )
+{%- endmacro %}
+
+
+{#- What stages a merge is no table of the contract: it has `_deleted` as well. -#}
+{% macro trino__create_table_as(temporary, relation, sql, on_exists=none) -%}
+    {%- if temporary -%}
+        create table {{ relation }} as {{ sql }}
+    {%- else -%}
+        {{ dbt.trino__create_table_as(temporary, relation, sql, on_exists) }}
+    {%- endif -%}
+{%- endmacro %}
+
+
+{#- A column that the contract has gained is added to the table; nothing is ever dropped. -#}
+{% macro process_schema_changes(on_schema_change, source_relation, target_relation) -%}
+    {%- set present = adapter.get_columns_in_relation(target_relation) | map(attribute='name') | list -%}
+    {%- for column in model.columns.values() if column.name not in present -%}
+        {%- do run_query('alter table ' ~ target_relation ~ ' add column ' ~ column.name ~ ' '
+            ~ engine_type(column.data_type)) -%}
+    {%- endfor -%}
+    {{- return(adapter.get_columns_in_relation(target_relation) if false else present) -}}
+{%- endmacro %}

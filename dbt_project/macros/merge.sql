@@ -1,0 +1,62 @@
+{#-
+    One merge for both engines. A row of the source with `_deleted` true deletes its match; any
+    other replaces it, if one of `changed_by` (a config; `_lsn` unless told) differs; so what is
+    applied twice changes nothing. Where nothing would change nothing is committed.
+-#}
+{% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
+    {{ merge_with_deletes(target, source, unique_key, incremental_predicates or []) }}
+{%- endmacro %}
+
+{% macro trino__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
+    {{ merge_with_deletes(target, source, unique_key, incremental_predicates or []) }}
+{%- endmacro %}
+
+
+{% macro merge_with_deletes(target, source, unique_key, predicates) -%}
+    {%- set columns = model.columns.keys() | list -%}
+    {%- set kept = config.get('merge_exclude_columns') or [] -%}
+    {%- set match = predicates | list -%}
+    {%- for key in ([unique_key] if unique_key is string else unique_key) -%}
+        {%- do match.append('source.' ~ key ~ ' = target.' ~ key) -%}
+    {%- endfor -%}
+    {%- set changes = [] -%}
+    {%- for column in config.get('changed_by') or ['_lsn'] -%}
+        {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
+    {%- endfor -%}
+    {%- set key = unique_key if unique_key is string else unique_key[0] -%}
+    {%- set changed = '(' ~ changes | join(' or ') ~ ')' -%}
+    {%- set pending -%}
+        select 1
+        from {{ source }} as source
+        left join {{ target }} as target on {{ match | join(' and ') }}
+        where case
+            when target.{{ key }} is null then not source._deleted
+            else source._deleted or {{ changed }}
+        end
+        limit 1
+    {%- endset -%}
+    {%- if run_query(pending) | length == 0 -%}
+    select 'nothing to merge' as outcome
+    {%- else -%}
+    merge into {{ target }} as target
+    using {{ source }} as source
+    on {{ match | join(' and ') }}
+    when matched and source._deleted then delete
+    when matched and {{ changed }} then update set
+        {%- for column in columns if column not in kept %}
+        {{ column }} = source.{{ column }}{{ ',' if not loop.last }}
+        {%- endfor %}
+    when not matched and not source._deleted then insert
+        ({{ columns | join(', ') }})
+    values
+        (source.{{ columns | join(', source.') }})
+    {%- endif -%}
+{%- endmacro %}
+
+
+{#- How a mergeable select ends: a first build has nothing to delete, and its table no `_deleted`. -#}
+{% macro from_merged(relation) -%}
+    {%- if is_incremental() -%} , _deleted from {{ relation }}
+    {%- else -%} from {{ relation }} where not _deleted
+    {%- endif -%}
+{%- endmacro %}

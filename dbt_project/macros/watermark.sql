@@ -1,0 +1,24 @@
+{#-
+    The LSN from which a model takes up changes: the last that it holds, whose transaction may
+    have landed in part. Taken as a number, not as a subquery, so that it prunes files.
+    `dbt build --vars 'replay_from: 123'` takes up what came since 123 once more.
+-#}
+{% macro watermark(column='_prior_commit_lsn') -%}
+    {%- if not (execute and is_incremental()) -%} {{- return(-1) -}} {%- endif -%}
+    {%- set reached = scalar('select max(' ~ column ~ ') from ' ~ this, -1) -%}
+    {%- set replay = var('replay_from') -%}
+    {{- return(reached if replay is none else [reached, replay | int] | min) -}}
+{%- endmacro %}
+
+
+{#- The LSN of a source table's newest bulk snapshot; 0 where there is none. -#}
+{% macro newest_snapshot(table) -%}
+    {%- set bulk = source('bronze', table) -%}
+    {{- return(scalar('select max(_snapshot_lsn) from ' ~ bulk, 0) if execute else 0) -}}
+{%- endmacro %}
+
+
+{% macro scalar(query, otherwise) -%}
+    {%- set found = run_query(query).columns[0].values()[0] -%}
+    {{- return(otherwise if found is none else found | int) -}}
+{%- endmacro %}

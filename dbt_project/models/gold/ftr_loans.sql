@@ -1,0 +1,44 @@
+{{ config(unique_key=['loan_id', 'event_timestamp']) }}
+
+with history as (
+    select * from {{ ref('loans_history') }}
+    where _prior_commit_lsn >= {{ watermark() }}
+),
+
+ranked as (
+    select
+        *,
+        row_number() over (
+            partition by loan_id, valid_from order by _prior_commit_lsn desc, _lsn desc
+        ) as age
+    from history
+),
+
+features as ( -- of versions that share a moment the last one counts
+    select
+        *,
+        op = 'd' or not is_valid as _deleted
+    from ranked
+    where age = 1
+)
+
+select
+    loan_id,
+    valid_from as event_timestamp,
+    _ingested_at as created_timestamp,
+    person_age,
+    cast(person_income as double) as person_income,
+    person_emp_exp,
+    cast(loan_amnt as double) as loan_amnt,
+    cast(loan_int_rate as double) as loan_int_rate,
+    cast(loan_percent_income as double) as loan_percent_income,
+    cb_person_cred_hist_length as cred_hist_length,
+    credit_score,
+    case when previous_loan_defaults_on_file then 1 else 0 end as has_previous_default,
+    person_gender,
+    person_education,
+    person_home_ownership as home_ownership,
+    loan_intent,
+    _lsn,
+    _prior_commit_lsn
+    {{ from_merged('features') }}

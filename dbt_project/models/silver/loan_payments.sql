@@ -1,0 +1,3 @@
+{{ config(unique_key=['loan_id', 'installment']) }}
+
+{{ current_state('loan_payment') }}

@@ -1,0 +1,210 @@
+"""The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
+
+import time
+from collections.abc import Iterator
+
+from psycopg import sql
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from lake import source
+from lake.errors import LakeError
+from lake.manifest import SourceTable, source_tables
+from lake.settings import settings
+
+ICEBERG = {
+    "bigint": "bigint",
+    "boolean": "boolean",
+    "date": "date",
+    "double precision": "double",
+    "integer": "int",
+    "smallint": "int",
+    "timestamptz": "timestamp",
+}
+"""Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
+
+SILVER = ("silver.loans", "silver.loan_payments", "silver.loans_quarantine", "silver.loans_history")
+GOLD = ("gold.fct_loans", "gold.agg_loan_approvals", "gold.ftr_loans")
+PATIENCE_SECONDS = 6.0
+
+
+def spark() -> SparkSession:
+    """A session of its own on the warm server."""
+    opened: SparkSession = SparkSession.builder.remote(settings().spark_remote).getOrCreate()
+    return opened
+
+
+def frames(layer: str) -> dict[str, DataFrame]:
+    """What the suite of a layer is judged on, by name.
+
+    Raises LakeError where a table is missing.
+    """
+    if layer == "bronze":
+        return bronze()
+    if layer == "silver":
+        return {name: _table(name) for name in SILVER}
+    found = {name: _table(name) for name in (*SILVER[:2], *GOLD)}
+    return found | {"gold.totals": totals(found)}
+
+
+def bronze() -> dict[str, DataFrame]:
+    declared = source_tables()
+    loaded = {table.bronze: newest_snapshot(_table(table.bronze)) for table in declared}
+    # Kept: it is counted here as well as judged, and the envelopes are long.
+    landed = changes(_table("bronze.changes"), declared).persist()
+    return loaded | {
+        "bronze.changes": landed,
+        "bronze.columns": columns(loaded, declared),
+        "bronze.rows": rows(loaded, landed, declared),
+        "bronze.capture": capture(),
+    }
+
+
+def newest_snapshot(table: DataFrame) -> DataFrame:
+    """The rows of the newest bulk load."""
+    newest = table.agg(f.max("_snapshot_lsn").alias("_snapshot_lsn"))
+    return table.join(f.broadcast(newest), "_snapshot_lsn", "left_semi")
+
+
+def changes(table: DataFrame, declared: list[SourceTable]) -> DataFrame:
+    """The landed changes with their operation, and whether all of the row's key is there."""
+    has_key = f.lit(True)
+    for one in declared:
+        keyed = f.lit(True)
+        for column in one.key:
+            image = f.coalesce(
+                f.get_json_object("envelope", f"$.after.{column}"),
+                f.get_json_object("envelope", f"$.before.{column}"),
+            )
+            keyed = keyed & image.isNotNull()
+        has_key = f.when(f.col("source_table") == one.qualified, keyed).otherwise(has_key)
+    op = f.get_json_object("envelope", "$.op")
+    return table.select(
+        "source_table",
+        "lsn",
+        "ingested_at",
+        op.alias("op"),
+        (has_key | (op == "t")).alias("has_key"),
+    )
+
+
+def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFrame:
+    """Each declared column: the type it should have in bronze, and the one it has, if any."""
+    found = [
+        (table.bronze, column.name, _spark_type(column.type), types.get(column.name))
+        for table in declared
+        for types in [dict(loaded[table.bronze].dtypes)]
+        for column in table.columns
+    ]
+    return spark().createDataFrame(
+        found, "source_table string, column string, declared string, found string"
+    )
+
+
+def rows(
+    loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
+) -> DataFrame:
+    """How many rows each table has at the source and in bronze, once what is on its way is in."""
+    began = time.monotonic()
+    while True:
+        counted = list(_count(loaded, landed, declared))
+        even = all(abs(source - bronze) <= lately for _, source, bronze, lately in counted)
+        if even or time.monotonic() - began > PATIENCE_SECONDS:
+            break
+        time.sleep(1)
+    return spark().createDataFrame(
+        counted, "source_table string, in_source bigint, in_bronze bigint, changed_lately bigint"
+    )
+
+
+def _count(
+    loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
+) -> Iterator[tuple[str, int, int, int]]:
+    with source.connect() as connection:
+        for table in declared:
+            query = sql.SQL("select count(*) from {}.{}").format(
+                sql.Identifier(table.schema), sql.Identifier(table.name)
+            )
+            (in_source,) = connection.execute(query).fetchone() or (0,)
+            snapshot = loaded[table.bronze].agg(
+                f.count("*").alias("counted"), f.max("_snapshot_lsn").alias("lsn")
+            )
+            counted = (
+                landed.where(f.col("source_table") == table.qualified)
+                .join(snapshot.select(f.col("lsn").alias("since")), f.col("lsn") >= f.col("since"))
+                .agg(
+                    f.count_if(f.col("op") == "c").alias("created"),
+                    f.count_if(f.col("op") == "d").alias("deleted"),
+                    f.count_if(
+                        f.col("ingested_at") > f.current_timestamp() - f.expr("interval 1 minute")
+                    ).alias("lately"),
+                )
+                .crossJoin(snapshot)
+                .first()
+            )
+            assert counted is not None
+            in_bronze = counted.counted + counted.created - counted.deleted
+            yield table.qualified, int(in_source), int(in_bronze), int(counted.lately)
+
+
+def capture() -> DataFrame:
+    """The replication slot as it is now."""
+    with source.connect() as connection:
+        slot = source.slot(connection)
+    found = [(slot.wal_status, slot.current_lsn - slot.confirmed_lsn)] if slot else [("none", None)]
+    return spark().createDataFrame(found, "wal_status string, bytes_behind bigint")
+
+
+def totals(found: dict[str, DataFrame]) -> DataFrame:
+    """What must be equal in silver and in gold, a row for each measure."""
+    loans = found["silver.loans"].agg(
+        f.count("*").cast("decimal(38,2)").alias("loans"),
+        f.sum("loan_amnt").cast("decimal(38,2)").alias("amount"),
+        f.count("loan_status").cast("decimal(38,2)").alias("decided"),
+        f.sum(f.when(f.col("loan_status") == 1, 1).otherwise(0))
+        .cast("decimal(38,2)")
+        .alias("approved"),
+    )
+    facts = found["gold.fct_loans"].agg(
+        f.count("*").cast("decimal(38,2)").alias("loans"),
+        f.sum("loan_amnt").cast("decimal(38,2)").alias("amount"),
+        f.count_if("is_decided").cast("decimal(38,2)").alias("decided"),
+        f.count_if("is_approved").cast("decimal(38,2)").alias("approved"),
+    )
+    sums = found["gold.agg_loan_approvals"].agg(
+        f.sum("applications").cast("decimal(38,2)").alias("loans"),
+        f.sum("requested_amount").cast("decimal(38,2)").alias("amount"),
+        f.sum("decided").cast("decimal(38,2)").alias("decided"),
+        f.sum("approved").cast("decimal(38,2)").alias("approved"),
+    )
+    silver, fact, sum_ = (_tall(frame) for frame in (loans, facts, sums))
+    return _beside("fct_loans", fact, silver).unionAll(_beside("agg_loan_approvals", sum_, silver))
+
+
+def _tall(wide: DataFrame) -> DataFrame:
+    return wide.unpivot([], wide.columns, "measure", "total")
+
+
+def _beside(table: str, gold: DataFrame, silver: DataFrame) -> DataFrame:
+    return gold.withColumnRenamed("total", "in_gold").join(
+        silver.withColumnRenamed("total", "in_silver"), "measure"
+    ).select(f.lit(table).alias("table"), "measure", "in_gold", "in_silver")
+
+
+def _spark_type(postgres: str) -> str:
+    if postgres.startswith("numeric("):
+        return postgres.replace("numeric", "decimal").replace(" ", "")
+    return ICEBERG.get(postgres, "string")
+
+
+def _table(name: str) -> DataFrame:
+    frame = spark().table(f"`{settings().branch}`.{name}")
+    try:
+        frame.schema  # noqa: B018 - asks the server
+    except AnalysisException as error:
+        if error.getCondition() != "TABLE_OR_VIEW_NOT_FOUND":
+            raise
+        verb = "ingest" if name.startswith("bronze.") else "build"
+        raise LakeError(f"there is no {name} yet: run `lake {verb}`") from None
+    return frame

@@ -1,0 +1,175 @@
+"""The gate: judge layers by their suites, and say in a line what is wrong."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lake.catalog import LAYERS
+from lake.errors import LakeError
+from lake.settings import settings
+
+if TYPE_CHECKING:  # 6 CPU-seconds to import: only a verb that judges pays for it
+    from great_expectations.expectations.expectation import Expectation
+    from pyspark.sql import DataFrame
+
+Progress = Callable[[str, str], None]
+"""Called with the layer and the table that is being judged."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One expectation of a table, and what was found instead where it failed."""
+
+    layer: str
+    table: str
+    column: str | None
+    expectation: str
+    success: bool
+    expected: str
+    observed: str
+
+    def __str__(self) -> str:
+        return f"{self.table}: expected that {self.expectation}; found {self.observed}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was judged. The site with all of it is `data_docs/index.html` of the state directory."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def failures(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if not finding.success)
+
+
+def validate(layers: Sequence[str] = LAYERS, progress: Progress | None = None) -> Report:
+    """Judge layers as they are now, and write the data docs anew.
+
+    Raises LakeError where a layer or one of its tables is missing; failed expectations do not.
+    """
+    for layer in layers:
+        if layer not in LAYERS:
+            raise LakeError(f"there is no layer `{layer}`: choose of {', '.join(LAYERS)}")
+    from quality.frames import frames
+
+    return judge({layer: frames(layer) for layer in layers}, progress)
+
+
+def judge(
+    layers: Mapping[str, Mapping[str, "DataFrame"]], progress: Progress | None = None
+) -> Report:
+    """Judge frames, by layer and name, by the suites of their layers."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    from quality import bronze, gold, silver
+
+    suites = {"bronze": bronze.suite, "silver": silver.suite, "gold": gold.suite}
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    datasource = context.data_sources.add_spark("lake")
+    findings: list[Finding] = []
+    for layer, frames in layers.items():
+        with _at_hand(frames):
+            for table, expectations in suites[layer]().items():
+                if progress:
+                    progress(layer, table)
+                result = _check(context, datasource, table, expectations, frames[table])
+                findings += [_finding(layer, table, one) for one in result.results]
+    _write_docs(context)
+    return Report(tuple(findings))
+
+
+@contextmanager
+def _at_hand(frames: Mapping[str, "DataFrame"]) -> Iterator[None]:
+    """Keep frames in the server, as views: read from the lake once, not once an expectation."""
+    for name, frame in frames.items():
+        frame.persist().createOrReplaceTempView(name.replace(".", "_"))
+    try:
+        yield
+    finally:
+        for name, frame in frames.items():
+            frame.unpersist()
+            frame.sparkSession.catalog.dropTempView(name.replace(".", "_"))
+
+
+def _check(
+    context: Any,
+    datasource: Any,
+    table: str,
+    expectations: Sequence["Expectation"],
+    frame: "DataFrame",
+) -> Any:
+    """What Great Expectations finds on a frame; kept by `context` for the data docs."""
+    import great_expectations as gx
+
+    batch = datasource.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
+    suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=list(expectations)))
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name=table, data=batch, suite=suite)
+    )
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(name=table, validation_definitions=[definition])
+    )
+    (result,) = checkpoint.run({"dataframe": frame}).run_results.values()
+    return result
+
+
+def _finding(layer: str, table: str, result: Any) -> Finding:
+    config, found = result.expectation_config, result.result
+    raised = result.exception_info or {}
+    if "raised_exception" not in raised:  # by metric
+        raised = next(iter(raised.values()), {})
+    expected = {
+        name: value
+        for name, value in config.kwargs.items()
+        if name not in ("batch_id", "column", "column_list")
+    }
+    return Finding(
+        layer=layer,
+        table=table,
+        column=config.kwargs.get("column"),
+        expectation=config.description,
+        success=bool(result.success),
+        expected=", ".join(f"{name}={value}" for name, value in expected.items()),
+        observed=_observed(found, raised),
+    )
+
+
+def _observed(found: Mapping[str, Any], raised: Mapping[str, Any]) -> str:
+    """What was found, short enough for a line."""
+    if raised.get("raised_exception"):
+        return f"an error: {str(raised['exception_message']).strip().splitlines()[0]}"
+    details = found.get("details") or {}
+    rows = details.get("unexpected_rows")
+    if rows:
+        first = ", ".join(f"{name} {value}" for name, value in rows[0].items())
+        return f"{found['observed_value']} rows, the first: {first}"[:300]
+    if "unexpected_count" in found:
+        seen = list(dict.fromkeys(map(str, found.get("partial_unexpected_list") or [])))
+        first = f", as {', '.join(seen[:5])}" if seen else ""
+        return f"{found['unexpected_count']} of {found['element_count']} rows{first}"[:300]
+    return str(found.get("observed_value"))
+
+
+def _write_docs(context: Any) -> None:
+    """Write the site: plain files, that load nothing of our own from elsewhere."""
+    where = settings().state_dir / "data_docs"
+    for site in list(context.get_site_names()):
+        context.delete_data_docs_site(site)
+    context.add_data_docs_site(
+        "local",
+        {
+            "class_name": "SiteBuilder",
+            "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
+            "store_backend": {
+                "class_name": "TupleFilesystemStoreBackend",
+                "base_directory": str(where),
+            },
+        },
+    )
+    context.build_data_docs()

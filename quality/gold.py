@@ -1,0 +1,72 @@
+"""Gold adds up to silver, and looks like the business that it describes.
+
+Totals are silver's. By hand: the ranges in which a lender's figures have been so far; a figure
+outside is a change of the business, or a fault, and somebody should say which.
+"""
+
+import great_expectations.expectations as gxe
+
+from lake.manifest import manifest
+from quality.suite import Suite, between, key, none, one_of
+
+
+def suite() -> Suite:
+    features = manifest()["nodes"]["model.lakehouse.ftr_loans"]["columns"]
+    return {
+        "gold.totals": [
+            none(
+                "counts and sums are those of silver",
+                "select * from {batch} where not (in_gold <=> in_silver)",
+            ),
+        ],
+        "gold.fct_loans": [
+            *key("loan_id"),
+            one_of("age_band", "under 30", "30-39", "40-49", "50-59", "60 and over"),
+            one_of("income_band", "low", "middle", "high"),
+            none(
+                "a loan is approved or refused when it is decided, and only then",
+                "select loan_id from {batch} where is_decided <> (is_approved is not null) "
+                "or is_decided <> (decided_at is not null)",
+            ),
+            none(
+                "no more is paid than was scheduled",
+                "select loan_id from {batch} where paid_amount > scheduled_amount",
+            ),
+            none(  # GX's own expectation of quantiles can't write its result down
+                "the quartiles of loan_amnt are near 5, 8 and 12 thousand",
+                "select * from (select percentile_approx(loan_amnt, array(0.25, 0.5, 0.75)) as q "
+                "from {batch}) where not (q[0] between 3000 and 7000 "
+                "and q[1] between 6000 and 11000 and q[2] between 9000 and 17000)",
+            ),
+            gxe.ExpectColumnMeanToBeBetween(
+                column="loan_int_rate",
+                min_value=8,
+                max_value=14,
+                description="loan_int_rate is about 11 % on average",
+            ),
+        ],
+        "gold.agg_loan_approvals": [
+            *key("applied_month", "loan_intent"),
+            between("approval_rate", 0, 1),
+            none(
+                "between 10 % and 40 % of the decided are approved",
+                "select sum(approved) / sum(decided) as approval_rate from {batch} "
+                "having sum(approved) / sum(decided) not between 0.1 and 0.4",
+            ),
+        ],
+        "gold.ftr_loans": [
+            *key("loan_id", "event_timestamp"),
+            gxe.ExpectTableColumnsToMatchSet(
+                column_set=list(features), description="the declared features, and no label"
+            ),
+            none(
+                "no feature is of the future",
+                "select loan_id, event_timestamp from {batch} "
+                "where event_timestamp > created_timestamp + interval 5 minutes",
+            ),
+            none(
+                "every loan has features",
+                "select loan_id from gold_fct_loans left anti join {batch} using (loan_id)",
+            ),
+        ],
+    }

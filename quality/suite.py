@@ -1,0 +1,51 @@
+"""The words that suites are written in.
+
+A suite is the expectations of one layer, by table. In SQL the table at hand is `{batch}`, and every
+other frame of the layer is a view named after it: `silver.loans` is `silver_loans`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import great_expectations.expectations as gxe
+from great_expectations.expectations.expectation import Expectation
+
+Suite = Mapping[str, Sequence[Expectation]]
+
+
+def key(*columns: str) -> list[Expectation]:
+    """Every row has the key, and no two rows have the same."""
+    named = ", ".join(columns)
+    if len(columns) == 1:
+        unique = gxe.ExpectColumnValuesToBeUnique(column=columns[0], description=f"{named} is unique")
+    else:
+        unique = gxe.ExpectCompoundColumnsToBeUnique(
+            column_list=list(columns), description=f"({named}) is unique"
+        )
+    return [unique, *(present(column) for column in columns)]
+
+
+def present(column: str) -> Expectation:
+    """No row is without a value."""
+    return gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"{column} is present")
+
+
+def one_of(column: str, *values: str) -> Expectation:
+    """A value, where there is one, is a known one."""
+    return gxe.ExpectColumnValuesToBeInSet(
+        column=column, value_set=list(values), description=f"{column} is a known one"
+    )
+
+
+def between(column: str, low: float | None, high: float | None, words: str = "") -> Expectation:
+    """Values lie between two bounds, both included; None is no bound."""
+    return gxe.ExpectColumnValuesToBeBetween(
+        column=column,
+        min_value=low,
+        max_value=high,
+        description=words or f"{column} is between {low} and {high}",
+    )
+
+
+def none(words: str, query: str) -> Expectation:
+    """A query for what must not be finds nothing; `words` say what holds then."""
+    return gxe.UnexpectedRowsExpectation(unexpected_rows_query=query, description=words)
