@@ -24,6 +24,7 @@ class Table:
     declared: SourceTable
     columns: tuple[Column, ...]
     pages: int  # of 8 KiB
+    readable: bool  # by the role that captures
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -74,11 +75,12 @@ def _inspect_table(
             c.oid,
             c.relreplident,
             pg_relation_size(c.oid) / 8192,
-            has_table_privilege(c.oid, 'select')
+            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
         from pg_class as c
-        where c.oid = to_regclass(%s) and c.relkind = 'r'
+        inner join pg_namespace as n on c.relnamespace = n.oid
+        where n.nspname = %s and c.relname = %s and c.relkind = 'r'
         """,
-        [sql.Identifier(declared.schema, declared.name).as_string(connection)],
+        [declared.schema, declared.name],
     ).fetchone()
     if found is None:
         return None, [f"{name} is declared, but the source has no such table"]
@@ -94,8 +96,6 @@ def _inspect_table(
     ).fetchall()
     columns = tuple(Column(column, type_) for column, type_ in rows)
     faults = []
-    if not readable:
-        faults.append(f"{name} can't be read: `grant select on {name} to {settings().source.user}`")
     if identity != "f":
         faults.append(f"{name} does not log whole rows: `alter table {name} replica identity full`")
     actual = {column.name: column.type for column in columns}
@@ -112,7 +112,7 @@ def _inspect_table(
             f"{name} is keyed by ({', '.join(declared.key)}), but nothing there makes it unique: "
             "add a primary key, or declare the one it has"
         )
-    return Table(declared, columns, pages), faults
+    return Table(declared, columns, pages, readable), faults
 
 
 def _is_unique(connection: psycopg.Connection, oid: int, key: tuple[str, ...]) -> bool:
@@ -148,7 +148,7 @@ def set_up(
     tables: list[Table],
     owner: Callable[[], psycopg.Connection] | None,
 ) -> None:
-    """Have a publication of exactly these tables and the heartbeat.
+    """Have a publication of exactly these tables and the heartbeat, and leave to read them.
 
     `owner` opens a connection that may do so (the stack's own source). Without one, where something
     is missing, raises LakeError with the statements for the source's owner to run.
@@ -178,6 +178,13 @@ def _missing(connection: psycopg.Connection, tables: list[Table]) -> list[str]:
             f"grant usage on schema lake to {role}",
             f"grant select, update on {HEARTBEAT} to {role}",
         ]
+    for table in tables:
+        if not table.readable:
+            schema = sql.Identifier(table.declared.schema).as_string(connection)
+            statements += [
+                f"grant usage on schema {schema} to {role}",
+                f"grant select on {table.identifier.as_string(connection)} to {role}",
+            ]
     published = _value(
         connection,
         "select array_agg(format('%%I.%%I', schemaname, tablename)) from pg_publication_tables "

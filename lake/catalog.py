@@ -6,9 +6,8 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
 from lake.credentials import credentials
-from lake.settings import settings
+from lake.settings import LAYERS, settings
 
-LAYERS = ("bronze", "silver", "gold")
 DATABASE = USER = "catalog"
 
 

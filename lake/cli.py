@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from lake.errors import GateError, LakeError
+from lake.settings import LAYERS
 
 cli = typer.Typer(
     name="lake",
@@ -130,15 +132,82 @@ def validate(
     """Judge a layer by its expectations. Exits 1 where one failed, with a line for each."""
     from quality.gate import validate
 
-    validate(layer, out)
+    with err.status("judging") as doing:
+        layers = [layer] if layer else LAYERS
+        judged = validate(layers, lambda _, table: doing.update(f"judging {table}"))
+    if judged.failures:
+        raise GateError("\n".join(map(str, judged.failures)))
+    err.print(f"{len(judged.findings)} expectations hold")
 
 
 @cli.command(rich_help_panel=WAY)
 def materialize() -> None:
     """Bring the online features up to gold."""
-    from feature_repo.features import materialize
+    from feature_repo import features
 
-    materialize(out)
+    with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
+        task = bars.add_task("loans", total=None)
+        done = features.materialize(lambda n, of: bars.update(task, completed=n, total=of))
+    err.print(f"{done.written:,} loans written, {done.removed:,} removed, {done.seconds:.1f} s")
+
+
+@cli.command(rich_help_panel=WAY)
+def features(loan_ids: Annotated[list[int], typer.Argument(help="loans, by their id")]) -> None:
+    """Print the online features of loans as JSON; null for a loan that has none."""
+    from feature_repo import features
+
+    typer.echo(json.dumps(features.online(loan_ids), indent=2))
+
+
+Rows = Annotated[int | None, typer.Option(help="made-up loans  [default: 45000]")]
+Csv = Annotated[Path | None, typer.Option(help="the real data set, instead of made-up loans")]
+Seed = Annotated[int, typer.Option(help="the same seed makes the same rows")]
+Rate = Annotated[float, typer.Option(help="transactions in a second")]
+Mix = Annotated[str | None, typer.Option(help="of operations, as `apply=3,decide=1`")]
+
+
+@cli.command(rich_help_panel=SOURCE)
+def demo(
+    rows: Rows = None, csv: Csv = None, seed: Seed = 7, rate: Rate = 50.0, mix: Mix = None
+) -> None:
+    """Set everything up and run the main job on the reference source, while that is at work."""
+    from lake.demo import run, workload
+
+    mixed = workload.parse_mix(mix) if mix else dict(workload.MIX)
+    run.run(run.Options(rows, csv, seed, rate, mixed), out)
+
+
+@cli.command(rich_help_panel=SOURCE)
+def fill(rows: Rows = None, csv: Csv = None, seed: Seed = 7) -> None:
+    """Fill the stack's source with loans, once."""
+    from lake.demo import fill
+    from lake.demo.run import source
+
+    with source() as connection, Progress(console=err, transient=True) as bars:
+        task = bars.add_task("loans", total=None)
+
+        def show(done: int, of: int) -> None:
+            bars.update(task, completed=done, total=of)
+
+        filled = fill.fill(connection, rows=rows, csv=csv, seed=seed, progress=show)
+    err.print(f"{filled.what}: {filled.loans:,} loans, {filled.payments:,} payments")
+
+
+@cli.command(rich_help_panel=SOURCE)
+def work(
+    seconds: Annotated[float | None, typer.Option(help="until Ctrl-C if left out")] = None,
+    seed: Seed = 7,
+    rate: Rate = 50.0,
+    mix: Mix = None,
+) -> None:
+    """Have the source work: applications, decisions, corrections, payments, deletes."""
+    from lake.demo import workload
+    from lake.demo.run import source
+
+    mixed = workload.parse_mix(mix) if mix else dict(workload.MIX)
+    with source() as connection:
+        done = workload.run(connection, rate=rate, mix=mixed, seconds=seconds, seed=seed)
+    err.print(f"{done.total:,} transactions in {done.seconds:.0f} s")
 
 
 def app() -> None:

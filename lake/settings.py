@@ -19,6 +19,8 @@ from pydantic_settings import (
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: where `dbt_project/` and the other rooms stand."""
+LAYERS = ("bronze", "silver", "gold")
+"""The namespaces of the catalog, in the order of a row's way."""
 
 
 class Ports(BaseModel):

@@ -1,7 +1,6 @@
 """The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
 
 import time
-from collections.abc import Iterator
 
 from psycopg import sql
 from pyspark.errors import AnalysisException
@@ -51,8 +50,7 @@ def frames(layer: str) -> dict[str, DataFrame]:
 def bronze() -> dict[str, DataFrame]:
     declared = source_tables()
     loaded = {table.bronze: newest_snapshot(_table(table.bronze)) for table in declared}
-    # Kept: it is counted here as well as judged, and the envelopes are long.
-    landed = changes(_table("bronze.changes"), declared).persist()
+    landed = changes(_table("bronze.changes"), declared)
     return loaded | {
         "bronze.changes": landed,
         "bronze.columns": columns(loaded, declared),
@@ -106,10 +104,16 @@ def rows(
     loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
 ) -> DataFrame:
     """How many rows each table has at the source and in bronze, once what is on its way is in."""
+    snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
     began = time.monotonic()
     while True:
-        counted = list(_count(loaded, landed, declared))
-        even = all(abs(source - bronze) <= lately for _, source, bronze, lately in counted)
+        in_source = _count_source(declared)
+        lately, since = _count_changes(landed, {name: lsn for name, (_, lsn) in snapshots.items()})
+        counted = [
+            (name, in_source[name], count + since.get(name, 0), lately.get(name, 0))
+            for name, (count, _) in snapshots.items()
+        ]
+        even = all(abs(there - here) <= slack for _, there, here, slack in counted)
         if even or time.monotonic() - began > PATIENCE_SECONDS:
             break
         time.sleep(1)
@@ -118,34 +122,47 @@ def rows(
     )
 
 
-def _count(
-    loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
-) -> Iterator[tuple[str, int, int, int]]:
+def _snapshot(rows: DataFrame) -> tuple[int, int]:
+    """How many rows were loaded, and as of which LSN."""
+    found = rows.agg(f.count("*").alias("counted"), f.max("_snapshot_lsn").alias("lsn")).first()
+    assert found is not None
+    return int(found.counted), int(found.lsn or 0)
+
+
+def _count_source(declared: list[SourceTable]) -> dict[str, int]:
+    counted = {}
     with source.connect() as connection:
         for table in declared:
-            query = sql.SQL("select count(*) from {}.{}").format(
-                sql.Identifier(table.schema), sql.Identifier(table.name)
+            query = sql.SQL("select count(*) from {}").format(
+                sql.Identifier(table.schema, table.name)
             )
-            (in_source,) = connection.execute(query).fetchone() or (0,)
-            snapshot = loaded[table.bronze].agg(
-                f.count("*").alias("counted"), f.max("_snapshot_lsn").alias("lsn")
-            )
-            counted = (
-                landed.where(f.col("source_table") == table.qualified)
-                .join(snapshot.select(f.col("lsn").alias("since")), f.col("lsn") >= f.col("since"))
-                .agg(
-                    f.count_if(f.col("op") == "c").alias("created"),
-                    f.count_if(f.col("op") == "d").alias("deleted"),
-                    f.count_if(
-                        f.col("ingested_at") > f.current_timestamp() - f.expr("interval 1 minute")
-                    ).alias("lately"),
-                )
-                .crossJoin(snapshot)
-                .first()
-            )
-            assert counted is not None
-            in_bronze = counted.counted + counted.created - counted.deleted
-            yield table.qualified, int(in_source), int(in_bronze), int(counted.lately)
+            (count,) = connection.execute(query).fetchone() or (0,)
+            counted[table.qualified] = int(count)
+    return counted
+
+
+def _count_changes(
+    landed: DataFrame, since: dict[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """By table: the changes of the last minute, and the rows that changes added in all."""
+    counts = f.lit(False)
+    for name, lsn in since.items():
+        counts = counts | ((f.col("source_table") == name) & (f.col("lsn") >= lsn))
+    added = f.when(f.col("op") == "c", 1).when(f.col("op") == "d", -1).otherwise(0)
+    minute = f.current_timestamp() - f.expr("interval 1 minute")
+    found = (
+        landed.where(counts)
+        .groupBy("source_table")
+        .agg(
+            f.sum(added).alias("added"),
+            f.count_if(f.col("ingested_at") > minute).alias("lately"),
+        )
+        .collect()
+    )
+    return (
+        {row.source_table: int(row.lately) for row in found},
+        {row.source_table: int(row.added) for row in found},
+    )
 
 
 def capture() -> DataFrame:

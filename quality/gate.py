@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lake.catalog import LAYERS
+from lake.settings import LAYERS
 from lake.errors import LakeError
 from lake.settings import settings
 

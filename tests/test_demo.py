@@ -1,6 +1,5 @@
 """The whole way of a row: what the demo leaves behind, against the source and through faults."""
 
-
 import pyarrow as pa
 
 from lake.catalog import catalog

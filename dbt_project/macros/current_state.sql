@@ -33,5 +33,5 @@ select
     _prior_commit_lsn,
     _committed_at,
     _ingested_at
-    {{ from_merged('latest') }}
+{{ from_merged('latest') }}
 {%- endmacro %}

@@ -145,14 +145,14 @@ def bill(desk: Desk) -> bool:
             installment + 1,
             due_on + 30,
             amount,
-            gen_random_uuid(),
+            %s::uuid,
             jsonb_build_object('note', %s::text, 'after', details)
         from loan_payment
         where loan_id = %s
         order by installment desc
         limit 1
         """,
-        [desk.pick(*REMARKS), key[0]],
+        [*payments.uuids(desk.rng, 1), desk.pick(*REMARKS), key[0]],
     )
     return done.rowcount == 1
 

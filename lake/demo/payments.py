@@ -61,7 +61,7 @@ def schedule(
             "amount": np.round(equal, 2)[of],
             "paid_at": pa.array(paid, pa.timestamp("us", "UTC"), mask=unpaid),
             "channel": pa.array(channel, pa.string(), mask=unpaid & (rng.random(len(of)) < 0.8)),
-            "reference": _uuids(rng, len(of)),
+            "reference": uuids(rng, len(of)),
             "details": _details(rng, installment, term[of], rate[of]),
         }
     )
@@ -85,7 +85,7 @@ def _paid(rng: np.random.Generator, due: Array) -> Array:
     return np.where(kind > 1 - NEVER, np.iinfo(np.int64).max, paid)
 
 
-def _uuids(rng: np.random.Generator, count: int) -> list[str]:
+def uuids(rng: np.random.Generator, count: int) -> list[str]:
     """Random (version 4) UUIDs, as 32 hex digits."""
     raw = rng.integers(0, 256, (count, 16), dtype=np.uint8)
     raw[:, 6] = raw[:, 6] & 0x0F | 0x40

@@ -74,17 +74,18 @@ def run(
     rate: float = RATE,
     mix: Mapping[str, float] = MIX,
     seconds: float | None = None,
+    count: int | None = None,
     stop: threading.Event | None = None,
     seed: int = SEED,
 ) -> Summary:
-    """Do `rate` operations in a second, for `seconds` or until `stop` is set.
+    """Do `rate` operations in a second: for `seconds`, or `count` of them, or until `stop` is set.
 
     `mix` weighs the operations by name. One that finds nothing to work on, or somebody else at it,
     becomes an application.
     Where the source is slower than `rate`, they follow each other without a pause. Raises LakeError
     on options that make no sense, and where the source refuses or goes away.
     """
-    _check(rate, mix, seconds, seed)
+    _check(rate, mix, seconds, count, seed)
     names = list(mix)
     shares = [mix[name] / sum(mix.values()) for name in names]
     rng = generator(seed, _STREAM)
@@ -95,7 +96,7 @@ def run(
         with connection.transaction():
             desk.look_around()
         began = time.monotonic()
-        while not stop.is_set():
+        while not stop.is_set() and done.total() != count:
             due = done.total() / rate
             if seconds is not None and max(due, time.monotonic() - began) >= seconds:
                 break
@@ -124,11 +125,15 @@ def _operate(desk: Desk, name: str) -> str:
     return "apply"
 
 
-def _check(rate: float, mix: Mapping[str, float], seconds: float | None, seed: int) -> None:
+def _check(
+    rate: float, mix: Mapping[str, float], seconds: float | None, count: int | None, seed: int
+) -> None:
     if not (math.isfinite(rate) and rate > 0):
         raise LakeError(f"the rate {rate} makes no sense: give operations in a second, above 0")
     if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
         raise LakeError(f"{seconds} seconds make no sense: give 0 or more")
+    if count is not None and count < 0:
+        raise LakeError(f"{count} operations make no sense: give 0 or more")
     if seed < 0:
         raise LakeError(f"the seed {seed} is negative: give 0 or more")
     if unknown := sorted(mix.keys() - OPERATIONS.keys()):

@@ -9,8 +9,8 @@ from rich.console import Group
 from rich.table import Table
 
 from lake import lag
-from lake.catalog import LAYERS, catalog
-from lake.settings import settings
+from lake.catalog import catalog
+from lake.settings import LAYERS, settings
 from lake.stack import lifecycle, supervisor
 from lake.stack.program import Program
 from lake.stack.supervisor import Process

@@ -552,7 +552,7 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
     _assert_as_expected(oracle)
 
     landed = 0
-    for transactions in (1, 40, 40):
+    for transactions in (30, 50):
         source.live(transactions)
         until = len(source.wal) - source.random.randint(0, 3)  # a transaction may land in part
         _append("changes", [change.landed() for change in source.wal[landed:until]])

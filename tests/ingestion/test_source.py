@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ingestion.source import inspect
+from ingestion.source import inspect, set_up
 from lake import credentials, source
 from lake.errors import LakeError
 from lake.stack import postgres
@@ -67,11 +67,14 @@ def test_a_table_that_does_not_log_whole_rows_is_refused_with_the_statement(
     assert "alter table public.loan replica identity full" in faults(LOAN)
 
 
-def test_a_table_that_capture_may_not_read_is_refused_with_the_statement(
-    loan: psycopg.Connection,
-) -> None:
+def test_an_external_owner_is_told_to_let_capture_read(loan: psycopg.Connection) -> None:
     loan.execute("revoke select on loan from capture")
-    assert "grant select on public.loan to capture" in faults(LOAN)
+    with source.connect() as connection:
+        tables = inspect(connection, [LOAN])
+        with pytest.raises(LakeError, match=r'grant select on "public"\."loan" to "capture"'):
+            set_up(connection, tables, None)
+        set_up(connection, tables, postgres.source_owner())
+        assert inspect(connection, [LOAN])[0].readable
 
 
 def test_every_fault_is_told_at_once(loan: psycopg.Connection) -> None:

@@ -66,4 +66,4 @@ select
     cast(requested_amount as decimal(18, 2)) as requested_amount,
     cast(approved_amount as decimal(18, 2)) as approved_amount,
     _prior_commit_lsn
-    {{ from_merged('rated') }}
+{{ from_merged('rated') }}

@@ -17,7 +17,7 @@ payments as (
 ),
 
 touched as (
-    select loan_id from history
+    select distinct loan_id from history
     where _prior_commit_lsn >= {{ since }}
     {% if is_incremental() %}
     union
@@ -28,7 +28,7 @@ touched as (
     where _op = 'd'
     union
     select loan_id from {{ this }}
-    where _payments_prior_commit_lsn < {{ payments_snapshot - 1 }}
+    where _payments_prior_commit_lsn < {{ payments_snapshot }} - 1
     {% endif %}
 ),
 
@@ -114,4 +114,4 @@ select
     _ingested_at,
     _payments_lsn,
     _payments_prior_commit_lsn
-    {{ from_merged('facts') }}
+{{ from_merged('facts') }}

@@ -41,4 +41,4 @@ select
     loan_intent,
     _lsn,
     _prior_commit_lsn
-    {{ from_merged('features') }}
+{{ from_merged('features') }}

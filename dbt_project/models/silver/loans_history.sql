@@ -45,7 +45,7 @@ versions as (
     from {{ this }}
     where
         is_current
-        and _prior_commit_lsn < {{ since }}
+        and (_prior_commit_lsn < {{ since }} or _prior_commit_lsn < {{ snapshot }} - 1)
         and loan_id in (select changes.loan_id from changes)
     {% endif %}
 ),
@@ -82,4 +82,4 @@ select
     _prior_commit_lsn,
     _committed_at,
     _ingested_at
-    {{ from_merged('dated') }}
+{{ from_merged('dated') }}

@@ -45,4 +45,4 @@ select
     _prior_commit_lsn,
     _committed_at,
     _ingested_at
-    {{ from_merged('judged') }}
+{{ from_merged('judged') }}

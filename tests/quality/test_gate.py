@@ -1,0 +1,179 @@
+"""Each suite passes what is right and, where one thing is broken, says which."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lake.errors import LakeError
+from lake.settings import settings
+from quality.gate import Report, validate
+from tests.quality.conftest import Break, Rows, loan
+
+Judged = Callable[..., Report]
+
+
+def put(table: str, row: int = 0, **values: Any) -> Break:
+    """Give one row of a table other values."""
+
+    def change(data: Rows) -> None:
+        data[table][row] |= values
+
+    return change
+
+
+def copy(table: str) -> Break:
+    """Have the first row of a table twice."""
+
+    def change(data: Rows) -> None:
+        data[table].append(dict(data[table][0]))
+
+    return change
+
+
+def drop(table: str) -> Break:
+    """Lose the last row of a table."""
+
+    def change(data: Rows) -> None:
+        del data[table][-1]
+
+    return change
+
+
+def quarantine_a_valid_loan(data: Rows) -> None:
+    data["silver.loans_quarantine"].append(loan(3) | {"rule": "rate_plausible"})
+
+
+def lose_the_parent_of_a_payment(data: Rows) -> None:
+    data["silver.loan_payments"][0]["loan_id"] = 77
+
+
+def keep_two_current_versions(data: Rows) -> None:
+    data["silver.loans_history"].append(data["silver.loans_history"][0] | {"_lsn": 5_000})
+
+
+def refuse_all(data: Rows) -> None:
+    for row in data["silver.loans"]:
+        row["loan_status"] = 0
+    for row in data["gold.fct_loans"]:
+        row |= {"is_approved": False}
+    data["gold.agg_loan_approvals"][0] |= {"approved": 0, "approval_rate": 0.0}
+
+
+def lend_ten_times_as_much(data: Rows) -> None:
+    for table in ("silver.loans", "gold.fct_loans"):
+        for row in data[table]:
+            row["loan_amnt"] *= 10
+    data["gold.agg_loan_approvals"][0]["requested_amount"] *= 10
+
+
+HOUR_AGO = datetime.now(UTC) - timedelta(hours=1)
+BROKEN: list[tuple[str, Break, str]] = [
+    ("bronze.loan", copy("bronze.loan"), "loan_id is unique"),
+    ("bronze.loan", put("bronze.loan", loan_id=None), "loan_id is present"),
+    ("bronze.columns", put("bronze.columns", found="int"), "declared column is there"),
+    ("bronze.rows", put("bronze.rows", in_bronze=1), "as many rows as the source"),
+    ("bronze.capture", put("bronze.capture", wal_status="lost"), "wal_status is a known one"),
+    ("bronze.capture", put("bronze.capture", bytes_behind=2**40), "capture keeps up"),
+    ("bronze.changes", put("bronze.changes", ingested_at=HOUR_AGO), "landed in the last"),
+    ("bronze.changes", put("bronze.changes", op="t"), "no table was truncated"),
+    ("bronze.changes", put("bronze.changes", has_key=False), "has its key"),
+    ("silver.loans", put("silver.loans", person_gender="x"), "person_gender is a known one"),
+    ("silver.loans", put("silver.loans", person_age=144), "age_plausible"),
+    ("silver.loans", put("silver.loans", credit_score=900), "credit_score_in_range"),
+    ("silver.loans", quarantine_a_valid_loan, "no loan in quarantine"),
+    ("silver.loan_payments", copy("silver.loan_payments"), "(loan_id, installment) is unique"),
+    ("silver.loan_payments", lose_the_parent_of_a_payment, "every payment is of a loan"),
+    ("silver.loan_payments", put("silver.loan_payments", amount=Decimal(-1)), "not negative"),
+    ("silver.loans_quarantine", put("silver.loans_quarantine", rule="x"), "rule is a known one"),
+    ("silver.loans_history", keep_two_current_versions, "at most one current version"),
+    ("silver.loans_history", drop("silver.loans_history"), "among the loans, and no other"),
+    (
+        "silver.loans_history",
+        put("silver.loans_history", valid_to=HOUR_AGO - timedelta(days=900)),
+        "no version ends before it begins",
+    ),
+    ("gold.totals", drop("gold.fct_loans"), "counts and sums are those of silver"),
+    ("gold.totals", put("gold.fct_loans", loan_amnt=Decimal(1)), "counts and sums"),
+    ("gold.totals", put("gold.agg_loan_approvals", decided=1), "counts and sums"),
+    ("gold.fct_loans", put("gold.fct_loans", age_band="?"), "age_band is a known one"),
+    ("gold.fct_loans", put("gold.fct_loans", decided_at=None), "when it is decided"),
+    ("gold.fct_loans", put("gold.fct_loans", paid_amount=Decimal(11)), "no more is paid"),
+    ("gold.fct_loans", lend_ten_times_as_much, "quartiles of loan_amnt"),
+    ("gold.agg_loan_approvals", refuse_all, "between 10 % and 40 %"),
+    ("gold.agg_loan_approvals", put("gold.agg_loan_approvals", approval_rate=1.5), "0 and 1"),
+    ("gold.ftr_loans", copy("gold.ftr_loans"), "(loan_id, event_timestamp) is unique"),
+    ("gold.ftr_loans", drop("gold.ftr_loans"), "every loan has features"),
+    (
+        "gold.ftr_loans",
+        put("gold.ftr_loans", event_timestamp=datetime(2030, 1, 1, tzinfo=UTC)),
+        "no feature is of the future",
+    ),
+]
+
+
+@pytest.mark.parametrize("layer", ["bronze", "silver", "gold"])
+def test_a_layer_that_is_right_passes(judged: Judged, layer: str) -> None:
+    report = judged(layer)
+    assert [str(failure) for failure in report.failures] == []
+    assert len(report.findings) > 10
+    assert all(finding.expectation for finding in report.findings)
+
+
+@pytest.mark.parametrize("layer", ["bronze", "silver", "gold"])
+def test_all_that_is_broken_is_named_each_in_a_line(judged: Judged, layer: str) -> None:
+    breaks = [entry for entry in BROKEN if entry[0].startswith(layer)]
+
+    def all_of_them(data: Rows) -> None:
+        for _, broken, _ in breaks:
+            broken(data)
+
+    failures = judged(layer, all_of_them).failures
+    unnamed = [
+        (table, words)
+        for table, _, words in breaks
+        if not any(f.table == table and words in f.expectation for f in failures)
+    ]
+    assert unnamed == []
+    assert all("\n" not in str(f) and "an error" not in f.observed for f in failures)
+
+
+@pytest.mark.parametrize(
+    ("table", "broken", "line"),
+    [
+        (
+            "bronze.columns",
+            put("bronze.columns", found=None),
+            "bronze.columns: expected that every declared column is there, in its type; "
+            "found 1 rows, the first: source_table bronze.loan, column loan_id, "
+            "declared bigint, found None",
+        ),
+        (
+            "silver.loan_payments",
+            put("silver.loan_payments", channel="barter"),
+            "silver.loan_payments: expected that channel is a known one; "
+            "found 1 of 3 rows, as barter",
+        ),
+    ],
+)
+def test_one_broken_value_is_one_line(
+    judged: Judged, table: str, broken: Break, line: str
+) -> None:
+    report = judged(table.partition(".")[0], broken)
+    assert [str(failure) for failure in report.failures] == [line]
+
+
+def test_data_docs_are_a_local_site_of_the_last_run(judged: Judged) -> None:
+    judged("bronze", put("bronze.rows", in_bronze=1))
+    site = settings().state_dir / "data_docs"
+    pages = list(site.glob("validations/**/*.html"))
+    assert (site / "index.html").exists()
+    assert any("as many rows as the source" in page.read_text() for page in pages)
+
+
+def test_a_layer_that_is_not_one_is_refused(lake_stack: Path) -> None:
+    with pytest.raises(LakeError, match="there is no layer `tin`"):
+        validate(["tin"])
