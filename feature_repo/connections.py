@@ -50,7 +50,7 @@ def registry() -> dict[str, Any]:
     }
 
 
-class LakeSource(IcebergSource):  # type: ignore[misc]
+class LakeSource(IcebergSource):
     """A table of the lake, read on the branch that the process is on."""
 
     def __init__(self, table: str, **options: Any) -> None:
@@ -92,7 +92,7 @@ def _valkey() -> str:
     return f"{address},password={credentials().valkey_password}"
 
 
-class ValkeyOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]
+class ValkeyOnlineStoreConfig(RedisOnlineStoreConfig):
     """Feast's settings of the online store; the address is never printed or written."""
 
     type: Literal["feature_repo.connections.ValkeyOnlineStore"]  # type: ignore[assignment]
@@ -101,7 +101,7 @@ class ValkeyOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]
     skip_dedup: bool = True
 
 
-class ValkeyOnlineStore(RedisOnlineStore):  # type: ignore[misc]
+class ValkeyOnlineStore(RedisOnlineStore):
     """Feast's Redis store, that can also say and remove what single entities have online."""
 
     def client(self, config: RepoConfig) -> Redis:
@@ -127,12 +127,13 @@ class ValkeyOnlineStore(RedisOnlineStore):  # type: ignore[misc]
 
     def remove(self, config: RepoConfig, view: FeatureView, entities: Iterable[EntityKey]) -> int:
         """Remove the values of `view` for `entities`; returns how many were there."""
-        fields = [_mmh3(f"{view.name}:{feature.name}") for feature in view.features]
+        fields: list[Any] = [_mmh3(f"{view.name}:{feature.name}") for feature in view.features]
         removed = 0
         for batch in _batches(list(entities)):
             with self.client(config).pipeline(transaction=False) as pipe:
                 for entity in batch:
-                    pipe.hdel(_redis_key(config.project, entity), _dated(view), *fields)
+                    key: Any = _redis_key(config.project, entity)
+                    pipe.hdel(key, _dated(view), *fields)
                 removed += sum(bool(count) for count in pipe.execute())
         return removed
 

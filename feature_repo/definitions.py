@@ -56,9 +56,7 @@ loan_features = FeatureView(
     description="A loan and its applicant, as of each moment at which they changed.",
     entities=[loan],
     schema=[Field(name=KEY, dtype=Int64), *fields("ftr_loans")],
-    source=LakeSource(
-        "gold.ftr_loans", timestamp_field=EVENT, created_timestamp_column=CREATED
-    ),
+    source=LakeSource("gold.ftr_loans", timestamp_field=EVENT, created_timestamp_column=CREATED),
     ttl=timedelta(0),  # a loan's features hold until they change
 )
 

@@ -21,6 +21,7 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
+from feast.data_source import DataSource
 from feast.errors import FeastObjectNotFoundException
 from feast.repo_config import load_repo_config
 from pyiceberg.exceptions import NoSuchTableError
@@ -92,7 +93,9 @@ def online(loan_ids: list[int]) -> dict[int, dict[str, Any] | None]:
     answer = store().get_online_features(service, entity_rows=[{"loan_id": i} for i in loan_ids])
     columns = answer.to_dict()
     ids = columns.pop("loan_id")
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    rows = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
     return {
         loan: row if any(value is not None for value in row.values()) else None
         for loan, row in zip(ids, rows, strict=True)
@@ -112,7 +115,7 @@ def materialize(progress: Progress | None = None) -> Materialized:
             apply()
         view: FeatureView = store().get_feature_view(VIEW)
         valkey = store().config, view
-        features, loans = _table(view.batch_source.name), _table(LOANS)
+        features, loans = _table(_source(view).name), _table(LOANS)
         now = Mark(
             _snapshot(features), _snapshot(loans), sorted(field.name for field in view.features)
         )
@@ -122,8 +125,8 @@ def materialize(progress: Progress | None = None) -> Materialized:
         wanted = _served(features, loans, now, view)
         if before and before.columns == now.columns and _kept(features, loans, before):
             had = _served(features, loans, before, view)
-            new = duckdb.sql("from wanted except all from had").to_arrow_table()
-            gone = duckdb.sql("from had anti join wanted using (loan_id)").to_arrow_table()
+            new = _query("from wanted except all from had", wanted=wanted, had=had)
+            gone = _query("from had anti join wanted using (loan_id)", wanted=wanted, had=had)
             leaving = [entity_key("loan_id", i) for i in gone["loan_id"].to_pylist()]
         else:
             new = wanted
@@ -149,11 +152,11 @@ def store() -> FeatureStore:
 
 def _served(features: Table, loans: Table, mark: Mark, view: FeatureView) -> pa.Table:
     """The newest features of every loan that there is, as of the snapshots of `mark`."""
-    times = (view.batch_source.timestamp_field, view.batch_source.created_timestamp_column)
+    times = (_source(view).timestamp_field, _source(view).created_timestamp_column)
     columns = ("loan_id", times[0], times[1], *mark.columns)
     rows = features.scan(snapshot_id=mark.features, selected_fields=columns).to_arrow()
     kept = loans.scan(snapshot_id=mark.loans, selected_fields=("loan_id",)).to_arrow()
-    return duckdb.sql(
+    return _query(
         f"""
         select {", ".join(columns)}
         from rows
@@ -161,8 +164,18 @@ def _served(features: Table, loans: Table, mark: Mark, view: FeatureView) -> pa.
         qualify row_number() over (
             partition by loan_id order by {times[0]} desc, {times[1]} desc
         ) = 1
-        """
-    ).to_arrow_table()
+        """,
+        rows=rows,
+        kept=kept,
+    )
+
+
+def _query(query: str, **tables: pa.Table) -> pa.Table:
+    """What a query finds in tables that it names."""
+    with duckdb.connect() as connection:
+        for name, table in tables.items():
+            connection.register(name, table)
+        return connection.execute(query).to_arrow_table()
 
 
 def _write(view: FeatureView, rows: pa.Table, progress: Progress | None) -> None:
@@ -172,6 +185,11 @@ def _write(view: FeatureView, rows: pa.Table, progress: Progress | None) -> None
         store().write_to_online_store(view.name, batch.to_pandas(types_mapper=pd.ArrowDtype))
         if progress:
             progress(min(start + BATCH, rows.num_rows), rows.num_rows)
+
+
+def _source(view: FeatureView) -> DataSource:
+    assert view.batch_source
+    return view.batch_source
 
 
 def _table(name: str) -> Table:
@@ -196,7 +214,7 @@ def _kept(features: Table, loans: Table, mark: Mark) -> bool:
 
 def _mark(view: FeatureView) -> Mark | None:
     """The mark, kept beside the values: whoever empties the store takes it along."""
-    written = _online_store().client(store().config).get(_mark_key(view))
+    written: Any = _online_store().client(store().config).get(_mark_key(view))
     return Mark(**json.loads(written)) if written else None
 
 

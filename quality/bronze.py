@@ -4,11 +4,10 @@ Columns, keys and freshness are the contract's. By hand: that a TRUNCATE, which 
 stops the run, and how far behind capture may be.
 """
 
-import great_expectations.expectations as gxe
 from great_expectations.expectations.expectation import Expectation
 
 from lake.manifest import manifest, source_tables
-from quality.suite import Suite, between, key, none, one_of
+from quality.suite import Suite, between, gxe, key, none, one_of
 
 BEHIND_BYTES = 256 * 1024**2
 

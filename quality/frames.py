@@ -100,9 +100,7 @@ def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFr
     )
 
 
-def rows(
-    loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
-) -> DataFrame:
+def rows(loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]) -> DataFrame:
     """How many rows each table has at the source and in bronze, once what is on its way is in."""
     snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
     began = time.monotonic()
@@ -169,7 +167,9 @@ def capture() -> DataFrame:
     """The replication slot as it is now."""
     with source.connect() as connection:
         slot = source.slot(connection)
-    found = [(slot.wal_status, slot.current_lsn - slot.confirmed_lsn)] if slot else [("none", None)]
+    found: list[tuple[str, int | None]] = [("none", None)]
+    if slot:
+        found = [(slot.wal_status, slot.current_lsn - slot.confirmed_lsn)]
     return spark().createDataFrame(found, "wal_status string, bytes_behind bigint")
 
 
@@ -200,13 +200,15 @@ def totals(found: dict[str, DataFrame]) -> DataFrame:
 
 
 def _tall(wide: DataFrame) -> DataFrame:
-    return wide.unpivot([], wide.columns, "measure", "total")
+    return wide.unpivot([], [*wide.columns], "measure", "total")
 
 
 def _beside(table: str, gold: DataFrame, silver: DataFrame) -> DataFrame:
-    return gold.withColumnRenamed("total", "in_gold").join(
-        silver.withColumnRenamed("total", "in_silver"), "measure"
-    ).select(f.lit(table).alias("table"), "measure", "in_gold", "in_silver")
+    return (
+        gold.withColumnRenamed("total", "in_gold")
+        .join(silver.withColumnRenamed("total", "in_silver"), "measure")
+        .select(f.lit(table).alias("table"), "measure", "in_gold", "in_silver")
+    )
 
 
 def _spark_type(postgres: str) -> str:

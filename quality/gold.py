@@ -4,10 +4,8 @@ Totals are silver's. By hand: the ranges in which a lender's figures have been s
 outside is a change of the business, or a fault, and somebody should say which.
 """
 
-import great_expectations.expectations as gxe
-
 from lake.manifest import manifest
-from quality.suite import Suite, between, key, none, one_of
+from quality.suite import Suite, between, gxe, key, none, one_of
 
 
 def suite() -> Suite:

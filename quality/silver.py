@@ -26,7 +26,8 @@ def suite() -> Suite:
             ),
             none(
                 "no loan in quarantine is among the loans",
-                "select loan_id from {batch} left semi join silver_loans_quarantine using (loan_id)",
+                "select loan_id from {batch} "
+                "left semi join silver_loans_quarantine using (loan_id)",
             ),
         ],
         "silver.loan_payments": [

@@ -5,18 +5,23 @@ other frame of the layer is a view named after it: `silver.loans` is `silver_loa
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-import great_expectations.expectations as gxe
+import great_expectations.expectations
 from great_expectations.expectations.expectation import Expectation
 
+gxe: Any = great_expectations.expectations  # it does not declare what it exports
 Suite = Mapping[str, Sequence[Expectation]]
 
 
 def key(*columns: str) -> list[Expectation]:
     """Every row has the key, and no two rows have the same."""
     named = ", ".join(columns)
+    unique: Expectation
     if len(columns) == 1:
-        unique = gxe.ExpectColumnValuesToBeUnique(column=columns[0], description=f"{named} is unique")
+        unique = gxe.ExpectColumnValuesToBeUnique(
+            column=columns[0], description=f"{named} is unique"
+        )
     else:
         unique = gxe.ExpectCompoundColumnsToBeUnique(
             column_list=list(columns), description=f"({named}) is unique"

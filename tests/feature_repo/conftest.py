@@ -14,7 +14,7 @@ from feature_repo import features
 from feature_repo.connections import registry
 from lake import catalog as lake_catalog
 from lake.catalog import catalog
-from lake.settings import settings
+from lake.settings import LAYERS, settings
 from tests.conftest import forget_settings
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
@@ -119,15 +119,7 @@ def gold(lake_stack: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         forget(branch)
         for name in ("gold.ftr_loans", "gold.fct_loans"):
             catalog().purge_table(name)
-        for layer in lake_catalog.LAYERS:
+        for layer in LAYERS:
             catalog().drop_namespace(layer)
     forget_settings()
     features.store.cache_clear()
-
-
-import pytest
-
-
-@pytest.fixture(scope="session")
-def lake_stack():
-    yield settings().state_dir

@@ -159,9 +159,3 @@ def judged(lake_stack: Path) -> Callable[..., Report]:
         return judge({layer: made})
 
     return run
-
-
-from lake.settings import settings as _s
-@pytest.fixture(scope="session")
-def lake_stack():
-    yield _s().state_dir

@@ -26,19 +26,19 @@ def put(table: str, row: int = 0, **values: Any) -> Break:
 
 
 def copy(table: str) -> Break:
-    """Have the first row of a table twice."""
+    """Have the last row of a table twice."""
 
     def change(data: Rows) -> None:
-        data[table].append(dict(data[table][0]))
+        data[table].append(dict(data[table][-1]))
 
     return change
 
 
-def drop(table: str) -> Break:
-    """Lose the last row of a table."""
+def drop(table: str, row: int) -> Break:
+    """Lose one row of a table."""
 
     def change(data: Rows) -> None:
-        del data[table][-1]
+        del data[table][row]
 
     return change
 
@@ -90,13 +90,13 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("silver.loan_payments", put("silver.loan_payments", amount=Decimal(-1)), "not negative"),
     ("silver.loans_quarantine", put("silver.loans_quarantine", rule="x"), "rule is a known one"),
     ("silver.loans_history", keep_two_current_versions, "at most one current version"),
-    ("silver.loans_history", drop("silver.loans_history"), "among the loans, and no other"),
+    ("silver.loans_history", drop("silver.loans_history", 1), "among the loans, and no other"),
     (
         "silver.loans_history",
         put("silver.loans_history", valid_to=HOUR_AGO - timedelta(days=900)),
         "no version ends before it begins",
     ),
-    ("gold.totals", drop("gold.fct_loans"), "counts and sums are those of silver"),
+    ("gold.totals", drop("gold.fct_loans", 1), "counts and sums are those of silver"),
     ("gold.totals", put("gold.fct_loans", loan_amnt=Decimal(1)), "counts and sums"),
     ("gold.totals", put("gold.agg_loan_approvals", decided=1), "counts and sums"),
     ("gold.fct_loans", put("gold.fct_loans", age_band="?"), "age_band is a known one"),
@@ -106,7 +106,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("gold.agg_loan_approvals", refuse_all, "between 10 % and 40 %"),
     ("gold.agg_loan_approvals", put("gold.agg_loan_approvals", approval_rate=1.5), "0 and 1"),
     ("gold.ftr_loans", copy("gold.ftr_loans"), "(loan_id, event_timestamp) is unique"),
-    ("gold.ftr_loans", drop("gold.ftr_loans"), "every loan has features"),
+    ("gold.ftr_loans", drop("gold.ftr_loans", 2), "every loan has features"),
     (
         "gold.ftr_loans",
         put("gold.ftr_loans", event_timestamp=datetime(2030, 1, 1, tzinfo=UTC)),
@@ -148,7 +148,7 @@ def test_all_that_is_broken_is_named_each_in_a_line(judged: Judged, layer: str) 
             "bronze.columns",
             put("bronze.columns", found=None),
             "bronze.columns: expected that every declared column is there, in its type; "
-            "found 1 rows, the first: source_table bronze.loan, column loan_id, "
+            "found 1 rows, as source_table bronze.loan, column loan_id, "
             "declared bigint, found None",
         ),
         (
@@ -159,9 +159,7 @@ def test_all_that_is_broken_is_named_each_in_a_line(judged: Judged, layer: str) 
         ),
     ],
 )
-def test_one_broken_value_is_one_line(
-    judged: Judged, table: str, broken: Break, line: str
-) -> None:
+def test_one_broken_value_is_one_line(judged: Judged, table: str, broken: Break, line: str) -> None:
     report = judged(table.partition(".")[0], broken)
     assert [str(failure) for failure in report.failures] == [line]
 

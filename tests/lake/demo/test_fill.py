@@ -1,6 +1,7 @@
 """The source is filled once, whole or not at all, with the rows that were asked for."""
 
 import csv
+from decimal import Decimal
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -199,4 +200,4 @@ def test_the_real_data_set_arrives_value_for_value(source_connection: psycopg.Co
             elif isinstance(value, str):
                 assert text == value
             else:
-                assert value == pytest.approx(float(text), abs=1e-9)
+                assert value == Decimal(text)

