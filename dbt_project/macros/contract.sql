@@ -33,5 +33,5 @@
         {%- do run_query('alter table ' ~ target_relation ~ ' add column ' ~ column.name ~ ' '
             ~ engine_type(column.data_type)) -%}
     {%- endfor -%}
-    {{- return(adapter.get_columns_in_relation(target_relation) if false else present) -}}
+    {{- return(present) -}}
 {%- endmacro %}

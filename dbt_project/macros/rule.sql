@@ -17,7 +17,7 @@
 {%- endmacro %}
 
 
-{#- Each rule's name beside whether the row holds it: `select rule, is_held from … cross join`. -#}
+{#- A row for each rule of a model; and whether a row that has a `rule` beside it holds that one. -#}
 {% macro rule_names(model_name) -%}
     {%- for name in rules(model_name) %}
     select '{{ name }}' as rule {{ 'union all' if not loop.last }}

@@ -29,6 +29,11 @@ def test_another_seed_gives_other_rows() -> None:
     assert not loans(1000).equals(loans(1000, seed=2))
 
 
+def test_each_chunk_has_other_applicants() -> None:
+    first, second = (batch.loans["person_income"] for batch in history.made(2 * CHUNK))
+    assert not first.equals(second)
+
+
 def test_a_larger_scale_begins_with_the_same_applicants() -> None:
     small, large = loans(CHUNK + 10), loans(COUNT)
     columns = [name for name in applicants.draw(generator(1), 1) if name != "loan_status"]
