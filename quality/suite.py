@@ -31,26 +31,34 @@ def key(*columns: str) -> list[Expectation]:
 
 def present(column: str) -> Expectation:
     """No row is without a value."""
-    return gxe.ExpectColumnValuesToNotBeNull(column=column, description=f"{column} is present")
+    made: Expectation = gxe.ExpectColumnValuesToNotBeNull(
+        column=column, description=f"{column} is present"
+    )
+    return made
 
 
 def one_of(column: str, *values: str) -> Expectation:
     """A value, where there is one, is a known one."""
-    return gxe.ExpectColumnValuesToBeInSet(
+    made: Expectation = gxe.ExpectColumnValuesToBeInSet(
         column=column, value_set=list(values), description=f"{column} is a known one"
     )
+    return made
 
 
 def between(column: str, low: float | None, high: float | None, words: str = "") -> Expectation:
     """Values lie between two bounds, both included; None is no bound."""
-    return gxe.ExpectColumnValuesToBeBetween(
+    made: Expectation = gxe.ExpectColumnValuesToBeBetween(
         column=column,
         min_value=low,
         max_value=high,
         description=words or f"{column} is between {low} and {high}",
     )
+    return made
 
 
 def none(words: str, query: str) -> Expectation:
     """A query for what must not be finds nothing; `words` say what holds then."""
-    return gxe.UnexpectedRowsExpectation(unexpected_rows_query=query, description=words)
+    made: Expectation = gxe.UnexpectedRowsExpectation(
+        unexpected_rows_query=query, description=words
+    )
+    return made

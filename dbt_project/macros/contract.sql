@@ -26,12 +26,19 @@
 {%- endmacro %}
 
 
-{#- A column that the contract has gained is added to the table; nothing is ever dropped. -#}
+{#- A hook before each build: a column that the contract has gained is added; none is dropped. -#}
+{% macro add_declared_columns() -%}
+    {%- if execute and is_incremental() -%}
+        {%- set present = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
+        {%- for column in model.columns.values() if column.name not in present -%}
+            {%- do run_query('alter table ' ~ this ~ ' add column ' ~ column.name ~ ' '
+                ~ engine_type(column.data_type)) -%}
+        {%- endfor -%}
+    {%- endif -%}
+{%- endmacro %}
+
+
+{#- Which is all there is to do: what stages a merge has `_deleted`, and its table must not. -#}
 {% macro process_schema_changes(on_schema_change, source_relation, target_relation) -%}
-    {%- set present = adapter.get_columns_in_relation(target_relation) | map(attribute='name') | list -%}
-    {%- for column in model.columns.values() if column.name not in present -%}
-        {%- do run_query('alter table ' ~ target_relation ~ ' add column ' ~ column.name ~ ' '
-            ~ engine_type(column.data_type)) -%}
-    {%- endfor -%}
-    {{- return(present) -}}
+    {{- return(model.columns.keys() | list) -}}
 {%- endmacro %}

@@ -24,6 +24,7 @@
         {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
     {%- endfor -%}
     {%- set key = unique_key if unique_key is string else unique_key[0] -%}
+    {%- if var('replay_from') is not none -%} {%- do changes.append('true') -%} {%- endif -%}
     {%- set changed = '(' ~ changes | join(' or ') ~ ')' -%}
     {%- set pending -%}
         select 1

@@ -1,7 +1,8 @@
 {#-
     The LSN from which a model takes up changes: the last that it holds, whose transaction may
     have landed in part. Taken as a number, not as a subquery, so that it prunes files.
-    `dbt build --vars 'replay_from: 123'` takes up what came since 123 once more.
+    `dbt build --vars 'replay_from: 123'` takes up what came since 123 once more, and writes it even
+    where it seems to be there: after a new snapshot, a new column, a changed rule.
 -#}
 {% macro watermark(column='_prior_commit_lsn') -%}
     {%- if not (execute and is_incremental()) -%} {{- return(-1) -}} {%- endif -%}

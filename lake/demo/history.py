@@ -71,7 +71,7 @@ def given(chunks: Iterator[Columns], seed: int = SEED, until: datetime = UNTIL) 
 
 def generator(seed: int, *stream: int) -> np.random.Generator:
     """The random numbers of one stream of a seed."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed])))
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, *stream])))
 
 
 def micros(moment: datetime) -> int:

@@ -1,13 +1,13 @@
 """A small lake in Spark's memory, whole and right, for a test to break in one place."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from lake.manifest import manifest
 from quality import frames
@@ -141,8 +141,16 @@ def frame(name: str, found: Sequence[dict[str, Any]]) -> DataFrame:
     return frames.spark().createDataFrame(found, schema(name))
 
 
+@pytest.fixture(scope="session")
+def session(lake_stack: Path) -> Iterator[SparkSession]:
+    """The session; it ends before the server does, for which it would wait for minutes."""
+    opened = frames.spark()
+    yield opened
+    opened.stop()
+
+
 @pytest.fixture
-def judged(lake_stack: Path) -> Callable[..., Report]:
+def judged(session: SparkSession) -> Callable[..., Report]:
     """Judge one layer of the small lake, after it was broken."""
 
     def run(layer: str, broken: Break | None = None) -> Report:
