@@ -16,6 +16,8 @@ from lake.errors import LakeError
 from lake.settings import ROOT, environment
 
 PROJECT = ROOT / "dbt_project"
+_NOISE = "ignore:Failed to set spark.sql.catalogImplementation:UserWarning"
+"""dbt-spark asks for Hive's catalog at each statement; Spark Connect says each time that it can't."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ def dbt(*arguments: str) -> None:
     """
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
     command = [sys.executable, "-m", "dbt.cli.main", *arguments, *directories]
-    done = subprocess.run(command, env=os.environ | environment(), cwd=PROJECT)
+    variables = os.environ | environment() | {"PYTHONWARNINGS": _NOISE}
+    done = subprocess.run(command, env=variables, cwd=PROJECT)
     if done.returncode:
         raise LakeError(f"`dbt {' '.join(arguments)}` failed; what it printed says where")
 

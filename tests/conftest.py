@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from pyspark.sql import SparkSession
 
 from lake.catalog import catalog
 from lake.credentials import credentials
@@ -66,6 +67,8 @@ def lake_stack(installation: Path) -> Iterator[Path]:
     try:
         yield installation
     finally:
+        if session := SparkSession.getActiveSession():
+            session.stop()  # or it waits ten minutes for a server that is gone
         lifecycle.down()
 
 
