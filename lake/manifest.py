@@ -93,7 +93,7 @@ def dbt(*arguments: str) -> None:
     Raises LakeError where dbt fails.
     """
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
-    command = [sys.executable, "-m", "dbt.cli.main", *arguments, *directories]
+    command = [str(Path(sys.executable).with_name("dbt")), *arguments, *directories]
     variables = os.environ | environment() | {"PYTHONWARNINGS": _NOISE}
     done = subprocess.run(command, env=variables, cwd=PROJECT)
     if done.returncode:

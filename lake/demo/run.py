@@ -65,7 +65,7 @@ def run(options: Options, console: Console) -> None:
             yield said
         done.seconds[name] = time.monotonic() - began
         detail = ", ".join(said)
-        console.print(f"[green]✓[/] {name:<42}{done.seconds[name]:>7.1f} s  {detail}")
+        console.print(f"[green]✓[/] {name:<38}{done.seconds[name]:>6.1f} s  {detail}")
 
     began = time.monotonic()
     lifecycle.up()
@@ -73,12 +73,11 @@ def run(options: Options, console: Console) -> None:
     with memory.watched() as peak, source() as connection:
         with step("fill the source") as said:
             filled = fill(connection, rows=options.rows, csv=options.csv, seed=options.seed)
-            said.append(f"{filled.what}: {filled.loans:,} loans, {filled.payments:,} payments")
+            said.append(f"{filled.loans:,} loans, {filled.payments:,} payments")
         with at_work(options) as summary:
             with step("copy it into bronze, while it is at work") as said:
                 load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
-                rows = f"{sum(load.rows.values()):,} rows" if load else "done before"
-                said.append(rows)
+                said.append(f"{sum(load.rows.values()):,} rows" if load else "done before")
             lifecycle.start_capture()
             with step("build silver and gold, meanwhile"):
                 dbt("build", "--quiet")
@@ -95,14 +94,14 @@ def run(options: Options, console: Console) -> None:
             compared = proof.differences(connection)
             if wrong := {table: n for table, (_, n) in compared.items() if n}:
                 raise LakeError(f"silver is not the source: {wrong} rows differ")
-            said += [f"{table}: {rows:,} rows, all equal" for table, (rows, _) in compared.items()]
+            said.append(f"{sum(rows for rows, _ in compared.values()):,} rows, all equal")
         with step("judge bronze, silver and gold") as said:
             judged = validate()
             said.append(f"{len(judged.findings)} expectations")
         with step("bring the features online") as said:
             features.apply()
             brought = features.materialize()
-            said.append(f"{brought.written:,} loans written, {brought.removed:,} removed")
+            said.append(f"{brought.written:,} written, {brought.removed:,} removed")
         with step("make a training frame") as said:
             frame = features.training_frame()
             said.append(f"{len(frame):,} rows of {len(frame.columns)} columns")

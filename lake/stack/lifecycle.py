@@ -156,13 +156,16 @@ def _progress(names: list[str]) -> Iterator[Show]:
             grid.add_row("[green]●[/]" if text.startswith("ready") else "[yellow]○[/]", name, text)
         return grid
 
-    with Live(get_renderable=table, console=Console(file=sys.stderr), transient=False) as live:
+    console = Console(file=sys.stderr)
+    with Live(get_renderable=table, console=console) as live:
 
         def show(name: str, text: str) -> None:
             state[name] = f"{text} ({time.monotonic() - began:.1f} s)"
             live.refresh()
 
         yield show
+    if not console.is_terminal:
+        console.print()  # there, a live table ends without its last newline
 
 
 def _wait(program: Program, show: Show) -> None:
