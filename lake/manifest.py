@@ -17,7 +17,7 @@ from lake.settings import ROOT, environment
 
 PROJECT = ROOT / "dbt_project"
 _NOISE = "ignore:Failed to set spark.sql.catalogImplementation:UserWarning"
-"""dbt-spark asks for Hive's catalog at each statement; Spark Connect says each time that it can't."""
+"""dbt-spark asks for Hive's catalog at each statement, and Spark Connect refuses it each time."""
 
 
 @dataclass(frozen=True)
