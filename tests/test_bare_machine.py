@@ -67,6 +67,7 @@ def test_the_demo_runs_for_an_ordinary_user_with_uv_and_git_and_is_taken_up_when
             time.sleep(0.2)
         first.terminate()
         assert first.wait() == 130
+        assert lake("status").wait() == 1, "the interrupted run has left its stack running"
         assert lake("demo", "--rows", "2000").wait() == 0
         assert lake("status").wait() == 0
     finally:

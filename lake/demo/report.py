@@ -1,6 +1,7 @@
 """The end of the demo: what is in the lake now, how fresh and how right, and where to look next."""
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -32,10 +33,17 @@ order by loans desc
 NEWEST = "select loan_id from gold.ftr_loans order by event_timestamp desc limit 1"
 
 
+@dataclass(frozen=True)
+class Freshness:
+    """How long after the source's last commit it was to be seen, in seconds."""
+
+    bronze_seconds: float
+    gold_seconds: float
+
+
 def show(
     seconds: dict[str, float],
-    bronze_seconds: float,
-    gold_seconds: float,
+    freshness: Freshness,
     memory_bytes: int,
     judged: "Report",
     console: Console,
@@ -65,8 +73,8 @@ def show(
 
     console.rule("freshness, times, memory")
     console.print(
-        f"a commit of the source was in bronze after {bronze_seconds:.1f} s, "
-        f"in gold {gold_seconds:.1f} s after the last one\n"
+        f"the last commit of the source was in bronze after {freshness.bronze_seconds:.1f} s, "
+        f"in gold after {freshness.gold_seconds:.1f} s\n"
         f"stack ready in {seconds['stack']:.1f} s, all of it took {seconds['in all']:.0f} s, "
         f"at most {memory_bytes / 1024**3:.1f} GiB",
         highlight=False,

@@ -16,12 +16,12 @@ from lake.demo import memory, proof, report, workload
 from lake.demo.fill import fill
 from lake.errors import GateError, LakeError
 from lake.manifest import dbt, source_tables
-from lake.stack import lifecycle, postgres
+from lake.stack import lifecycle, postgres, supervisor
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the source is filled with, and how it works on: `rate` is operations in a second."""
+    """What the source is filled with, and how it works on: `rate` is transactions in a second."""
 
     rows: int | None
     csv: Path | None
@@ -31,13 +31,22 @@ class Options:
 
 
 @dataclass
-class Done:
-    """What the report tells of the run."""
+class Steps:
+    """The steps done so far: each is a line on the console once it ends, with its seconds."""
 
+    console: Console
     seconds: dict[str, float] = field(default_factory=dict)
-    bronze_seconds: float = 0.0
-    gold_seconds: float = 0.0
-    memory_bytes: int = 0
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[list[str]]:
+        """Time a step; what is appended to the yielded list is told beside it."""
+        said: list[str] = []
+        began = time.monotonic()
+        with self.console.status(name):
+            yield said
+        self.seconds[name] = time.monotonic() - began
+        line = f"[green]✓[/] {name:<38}{self.seconds[name]:>6.1f} s  {', '.join(said)}"
+        self.console.print(line.rstrip())
 
 
 def source() -> psycopg.Connection:
@@ -46,70 +55,84 @@ def source() -> psycopg.Connection:
 
 
 def run(options: Options, console: Console) -> None:
-    """Do the main job and report.
+    """Do the main job and report; the stack stays up, unless it was interrupted.
 
     Raises LakeError where a step can't be done, GateError where the data is not as declared.
     """
-    # Heavy imports, which a mistyped option need not wait for.
-    from feature_repo import features
-    from ingestion.snapshot import ingest
-    from quality.gate import validate
-
-    done = Done()
-
-    @contextmanager
-    def step(name: str) -> Iterator[list[str]]:
-        said: list[str] = []
-        began = time.monotonic()
-        with console.status(name):
-            yield said
-        done.seconds[name] = time.monotonic() - began
-        detail = ", ".join(said)
-        console.print(f"[green]✓[/] {name:<38}{done.seconds[name]:>6.1f} s  {detail}")
+    from quality.gate import validate  # heavy: a mistyped option need not wait for it
 
     began = time.monotonic()
-    lifecycle.up()
-    done.seconds["stack"] = time.monotonic() - began
-    with memory.watched() as peak, source() as connection:
-        with step("fill the source") as said:
-            filled = fill(connection, rows=options.rows, csv=options.csv, seed=options.seed)
-            said.append(f"{filled.loans:,} loans, {filled.payments:,} payments")
-        with at_work(options) as summary:
-            with step("copy it into bronze, while it is at work") as said:
-                load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
-                said.append(f"{sum(load.rows.values()):,} rows" if load else "done before")
-            lifecycle.start_capture()
-            with step("build silver and gold, meanwhile"):
-                dbt("build", "--quiet")
-        (worked,) = summary
-        console.print(f"  the source did {worked.total:,} transactions in {worked.seconds:.0f} s")
-        stopped = time.monotonic()
-        with step("wait for the last change in bronze") as said:
-            lag.catch_up()
-            done.bronze_seconds = time.monotonic() - stopped
-        with step("build what changed"):
-            dbt("build", "--quiet")
-            done.gold_seconds = time.monotonic() - stopped
-        with step("compare silver with the source") as said:
-            compared = proof.differences(connection)
-            if wrong := {table: n for table, (_, n) in compared.items() if n}:
-                raise LakeError(f"silver is not the source: {wrong} rows differ")
-            said.append(f"{sum(rows for rows, _ in compared.values()):,} rows, all equal")
-        with step("judge bronze, silver and gold") as said:
-            judged = validate()
-            said.append(f"{len(judged.findings)} expectations")
-        with step("bring the features online") as said:
-            features.apply()
-            brought = features.materialize()
-            said.append(f"{brought.written:,} written, {brought.removed:,} removed")
-        with step("make a training frame") as said:
-            frame = features.training_frame()
-            said.append(f"{len(frame):,} rows of {len(frame.columns)} columns")
-    done.memory_bytes = peak.bytes
-    done.seconds["in all"] = time.monotonic() - began
-    report.show(done.seconds, done.bronze_seconds, done.gold_seconds, peak.bytes, judged, console)
+    was_running = supervisor.running()
+    try:
+        lifecycle.up()
+        steps = Steps(console, {"stack": time.monotonic() - began})
+        with memory.watched() as peak, source() as connection:
+            land(steps, connection, options)
+            freshness = catch_up(steps)
+            compare(steps, connection)
+            with steps.step("judge bronze, silver and gold") as said:
+                judged = validate()
+                said.append(f"{len(judged.findings)} expectations")
+            serve(steps)
+        steps.seconds["in all"] = time.monotonic() - began
+        report.show(steps.seconds, freshness, peak.bytes, judged, console)
+    except KeyboardInterrupt:
+        if not was_running:
+            lifecycle.down()
+        raise
     if judged.failures:
         raise GateError("\n".join(map(str, judged.failures)))
+
+
+def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None:
+    """Fill the source, and bring it into the lake while it is at work."""
+    from ingestion.snapshot import ingest
+
+    with steps.step("fill the source") as said:
+        filled = fill(connection, rows=options.rows, csv=options.csv, seed=options.seed)
+        said.append(f"{filled.loans:,} loans, {filled.payments:,} payments")
+    with at_work(options) as summary:
+        with steps.step("copy it into bronze, while it works on") as said:
+            load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
+            said.append(f"{sum(load.rows.values()):,} rows" if load else "done before")
+        lifecycle.start_capture()
+        with steps.step("build silver and gold, meanwhile"):
+            dbt("build", "--quiet")
+    (worked,) = summary
+    steps.console.print(f"  the source did {worked.total:,} transactions meanwhile")
+
+
+def catch_up(steps: Steps) -> report.Freshness:
+    """Build what was committed since; returns how long after the last commit it was there."""
+    stopped = time.monotonic()
+    with steps.step("wait for the last change in bronze"):
+        lag.catch_up()
+    in_bronze = time.monotonic() - stopped
+    with steps.step("build what changed"):
+        dbt("build", "--quiet")
+    return report.Freshness(in_bronze, time.monotonic() - stopped)
+
+
+def compare(steps: Steps, connection: psycopg.Connection) -> None:
+    """Compare silver with the source. Raises LakeError where a row differs."""
+    with steps.step("compare silver with the source") as said:
+        compared = proof.differences(connection)
+        if wrong := {table: differing for table, (_, differing) in compared.items() if differing}:
+            raise LakeError(f"silver is not the source: {wrong} rows differ")
+        said.append(f"{sum(rows for rows, _ in compared.values()):,} rows, all equal")
+
+
+def serve(steps: Steps) -> None:
+    """Bring features online, and make a training frame of them."""
+    from feature_repo import features
+
+    with steps.step("bring the features online") as said:
+        features.apply()
+        brought = features.materialize()
+        said.append(f"{brought.written:,} written, {brought.removed:,} removed")
+    with steps.step("make a training frame") as said:
+        frame = features.training_frame()
+        said.append(f"{len(frame):,} rows of {len(frame.columns)} columns")
 
 
 @contextmanager
