@@ -587,3 +587,16 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
     oracle.take([*source.loans.values()], [*source.payments.values()], lsn, taken_at)
     _build(tmp_path)
     _assert_as_expected(oracle)
+
+
+def test_a_truncate_ends_the_build_and_says_what_to_do(namespaces: None, tmp_path: Path) -> None:
+    source = Source(random.Random(20261125))
+    row = source.loan()
+    source.loans[row["loan_id"]] = row
+    _land_snapshot(source)
+    _build(tmp_path)
+    source._log("loan", "t", None, None, source._advance())
+    _append("changes", [change.landed() for change in source.wal])
+    with pytest.raises(AssertionError, match=r"public\.loan was truncated"):
+        _build(tmp_path)
+    assert [loan["loan_id"] for loan in _read("silver.loans")] == [row["loan_id"]]
