@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from pyspark.sql import SparkSession
+from pyspark.sql.connect.session import SparkSession
 
 from lake.catalog import catalog
 from lake.credentials import credentials
@@ -45,6 +45,15 @@ def lake(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[st
     )
 
 
+def end_spark_session() -> None:
+    """End this process's session, whichever thread opened it.
+
+    One that outlives its server makes Python wait for ten minutes before it exits.
+    """
+    if session := SparkSession._default_session:
+        session.stop()
+
+
 @pytest.fixture(scope="session")
 def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The settings of this session's own lake; nothing runs yet."""
@@ -67,8 +76,7 @@ def lake_stack(installation: Path) -> Iterator[Path]:
     try:
         yield installation
     finally:
-        if session := SparkSession.getActiveSession():
-            session.stop()  # or it waits ten minutes for a server that is gone
+        end_spark_session()
         lifecycle.down()
 
 

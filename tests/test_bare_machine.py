@@ -13,7 +13,7 @@ import pytest
 from lake.settings import ROOT, settings
 from tests.conftest import free_ports
 
-ORDINARY_USER = 65533
+ORDINARY_USER = 65534  # nobody: initdb wants one that has a name
 NETWORK = ("PROXY", "CERT", "CA_BUNDLE", "CAINFO", "INDEX")  # how registries are reached here
 
 

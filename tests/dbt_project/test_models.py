@@ -29,10 +29,10 @@ from pyiceberg.types import (
     StringType,
     TimestamptzType,
 )
-from pyspark.sql import SparkSession
 
 from lake.catalog import catalog
 from lake.manifest import PROJECT
+from tests.conftest import end_spark_session
 
 Row = dict[str, Any]
 Table = list[Row]
@@ -324,7 +324,8 @@ def _build(target_path: Path, suffix: str = SUFFIX) -> None:
     done = dbtRunner().invoke(
         ["--quiet", "run", *(word for pair in where.items() for word in pair)]
     )
-    assert done.success, done.exception or done.result
+    messages = [node.message for node in getattr(done.result, "results", ())]
+    assert done.success, done.exception or messages
 
 
 def _read(name: str, suffix: str = SUFFIX) -> Table:
@@ -539,8 +540,7 @@ def namespaces(lake_stack: object) -> Iterator[None]:
         _drop(name)
     _create_bronze()
     yield
-    if (session := SparkSession.getActiveSession()) is not None:
-        session.stop()  # left to the end of Python, it would wait for a server that is gone
+    end_spark_session()
     for name in names:
         _drop(name)
 
