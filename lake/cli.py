@@ -95,6 +95,7 @@ def ingest() -> None:
     from lake.manifest import source_tables
     from lake.stack import lifecycle, postgres
 
+    lifecycle.require("postgres", "minio")
     with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -119,7 +120,9 @@ def ingest() -> None:
 def build(context: typer.Context) -> None:
     """Build silver and gold: `dbt build` with this lake's settings; takes dbt's own options."""
     from lake.manifest import dbt
+    from lake.stack import lifecycle
 
+    lifecycle.require("minio", "trino" if "trino" in context.args else "spark")
     dbt("build", *context.args)
 
 
@@ -130,8 +133,10 @@ def validate(
     ] = None,
 ) -> None:
     """Judge a layer by its expectations. Exits 1 where one failed, with a line for each."""
+    from lake.stack import lifecycle
     from quality.gate import validate
 
+    lifecycle.require("postgres", "minio", "spark")
     with err.status("judging") as doing:
         layers = [layer] if layer else LAYERS
         judged = validate(layers, lambda _, table: doing.update(f"judging {table}"))
@@ -144,7 +149,9 @@ def validate(
 def materialize() -> None:
     """Bring the online features up to gold."""
     from feature_repo import features
+    from lake.stack import lifecycle
 
+    lifecycle.require("postgres", "minio", "valkey")
     with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
         task = bars.add_task("loans", total=None)
         done = features.materialize(lambda n, of: bars.update(task, completed=n, total=of))
@@ -155,7 +162,9 @@ def materialize() -> None:
 def features(loan_ids: Annotated[list[int], typer.Argument(help="loans, by their id")]) -> None:
     """Print the online features of loans as JSON; null for a loan that has none."""
     from feature_repo import features
+    from lake.stack import lifecycle
 
+    lifecycle.require("postgres", "valkey")
     typer.echo(json.dumps(features.online(loan_ids), indent=2))
 
 

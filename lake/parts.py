@@ -67,7 +67,8 @@ def parts() -> dict[str, Part]:
     ]
     minio = pins["minio"]
     made.append(Part("minio", minio["version"], _go_install(**minio), needs=("go",)))
-    made.append(Part("flink", _digest(STREAMING_LOCK.read_text()), _venv(STREAMING_LOCK)))
+    lock = STREAMING_LOCK.read_text()  # an environment is of the interpreter that it was made with
+    made.append(Part("flink", _digest([lock, sys.base_prefix]), _venv(STREAMING_LOCK)))
     replaced = settings().parts
     brought = {
         "go": replaced.go or replaced.minio,

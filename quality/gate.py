@@ -52,9 +52,12 @@ def validate(layers: Sequence[str] = LAYERS, progress: Progress | None = None) -
     for layer in layers:
         if layer not in LAYERS:
             raise LakeError(f"there is no layer `{layer}`: choose of {', '.join(LAYERS)}")
-    from quality.frames import frames
+    from quality.frames import frames, spark
 
-    return judge({layer: frames(layer) for layer in layers}, progress)
+    try:
+        return judge({layer: frames(layer) for layer in layers}, progress)
+    finally:
+        spark().stop()  # one that outlives its server makes Python wait for minutes
 
 
 def judge(

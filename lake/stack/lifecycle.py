@@ -74,6 +74,14 @@ def start_capture() -> None:
         _wait(programs()["capture"], show)
 
 
+def require(*names: str) -> None:
+    """Raise LakeError unless these parts are ready: their clients would wait for minutes."""
+    everything = programs()
+    for name in names:
+        if not everything[name].ready():
+            raise LakeError(f"{name} is not ready: start it with `lake up`, or see `lake status`")
+
+
 def down(*, wipe: bool = False) -> None:
     """Stop everything; with `wipe`, remove the state directory too."""
     supervisor.shutdown()
@@ -145,6 +153,16 @@ Show = Callable[[str, str], None]
 
 
 @contextmanager
+def _ended(console: Console) -> Iterator[None]:
+    """End the line of a live table, which it does by itself on a terminal only."""
+    try:
+        yield
+    finally:
+        if not console.is_terminal:
+            console.print()
+
+
+@contextmanager
 def _progress(names: list[str]) -> Iterator[Show]:
     """A live table of parts and how long each took to be ready."""
     began = time.monotonic()
@@ -157,15 +175,13 @@ def _progress(names: list[str]) -> Iterator[Show]:
         return grid
 
     console = Console(file=sys.stderr)
-    with Live(get_renderable=table, console=console) as live:
+    with _ended(console), Live(get_renderable=table, console=console) as live:
 
         def show(name: str, text: str) -> None:
             state[name] = f"{text} ({time.monotonic() - began:.1f} s)"
             live.refresh()
 
         yield show
-    if not console.is_terminal:
-        console.print()  # there, a live table ends without its last newline
 
 
 def _wait(program: Program, show: Show) -> None:

@@ -80,6 +80,15 @@ def test_an_interrupt_at_any_moment_leaves_nothing_running_and_a_second_up_resum
     assert lake("up", **own).returncode == 0
 
 
+@pytest.mark.parametrize("verb", ["ingest", "build", "validate", "materialize"])
+def test_a_verb_that_needs_the_stack_says_at_once_that_it_is_down(
+    own: dict[str, str], verb: str
+) -> None:
+    never = lake(verb, **own)
+    assert (never.returncode, len(never.stderr.splitlines())) == (2, 1)
+    assert "lake up" in never.stderr
+
+
 def test_secrets_are_private_and_in_no_argument_list(lake_stack: Path) -> None:
     path = lake_stack / "credentials.json"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
