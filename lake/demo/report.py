@@ -104,7 +104,7 @@ def _features(console: Console) -> None:
 
     _, ((loan,),) = _ask(NEWEST)
     vector = features.online([loan])[loan]
-    shown = ", ".join(f"{k} {v}" for k, v in vector.items()) if vector else "none: it is gone"
+    shown = ", ".join(f"{k} {v}" for k, v in sorted(vector.items())) if vector else "none: it is gone"
     console.print(f"loan {loan}: {shown}", highlight=False)
 
 
