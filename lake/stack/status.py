@@ -61,16 +61,22 @@ def status() -> Status:
 
 
 def _part(program: Program, process: Process | None) -> PartStatus:
-    port = next(iter(program.ports.values()))
-    address = f"{settings().host}:{port}"
+    address = f"{settings().host}:{next(iter(program.ports.values()))}"
+    state = _state(program, process)
     if process is None or process.pid is None:
-        state = "stopped" if process is None or process.state == "STOPPED" else "failing"
-        if program.name == "capture" and process and state == "stopped":
-            state = "waiting"
         return PartStatus(program.name, state, 0, address, None)
-    state = "ready" if program.ready() else "starting"
     uptime = time.time() - process.since
     return PartStatus(program.name, state, memory(process.pid), address, uptime)
+
+
+def _state(program: Program, process: Process | None) -> str:
+    if process is None:
+        return "stopped"
+    if process.pid:
+        return "ready" if program.ready() else "starting"
+    if process.state != "STOPPED":
+        return "failing"
+    return "waiting" if program.name == "capture" else "stopped"
 
 
 def memory(pid: int) -> int:
