@@ -104,8 +104,8 @@ def _features(console: Console) -> None:
 
     _, ((loan,),) = _ask(NEWEST)
     vector = features.online([loan])[loan]
-    shown = ", ".join(f"{k} {v}" for k, v in sorted(vector.items())) if vector else "none: it is gone"
-    console.print(f"loan {loan}: {shown}", highlight=False)
+    shown = [f"{name} {value}" for name, value in sorted((vector or {}).items())]
+    console.print(f"loan {loan}: {', '.join(shown) or 'none, it is gone'}", highlight=False)
 
 
 def _next(console: Console) -> None:
