@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,12 +24,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from jgo.maven import MavenContext, PythonResolver
+from jgo.maven import Artifact, MavenContext, PythonResolver
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
 
+PAUSES = (1, 4, 16)  # seconds between one download's tries
 STREAMING_LOCK = ROOT / "streaming" / "requirements.lock"
 
 
@@ -120,7 +122,7 @@ def _fetch(part: Part, progress: Progress, stop: Event) -> None:
 
     def report(text: str, done: int | None, total: int | None) -> None:
         if stop.is_set():
-            raise InterruptedError
+            raise KeyboardInterrupt
         progress.update(task, description=text, completed=done, total=total)
 
     with _locked(part.path):
@@ -128,7 +130,10 @@ def _fetch(part: Part, progress: Progress, stop: Event) -> None:
             staging = part.path.with_name(f".{part.path.name}.part")
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            part.make(staging, report)
+            try:
+                part.make(staging, report)
+            except OSError as error:  # the disk, or the network
+                raise LakeError(f"{part.name} could not be fetched: {error}; try again") from None
             staging.rename(part.path)
     progress.update(task, description="ready", total=None)
     progress.stop_task(task)
@@ -202,13 +207,25 @@ def _maven(artifacts: dict[str, str]) -> Callable[[Path, Report], None]:
         for coordinate, expected in artifacts.items():
             group, name, version, *packaging = coordinate.split(":")
             component = maven.project(group, name).at_version(version)
-            file = component.artifact(packaging=packaging[0] if packaging else "jar").resolve()
+            file = _resolved(component.artifact(packaging=packaging[0] if packaging else "jar"))
             _check(file, expected)
             report(f"unpacking {file.name}", None, None)
             _unpack(file, target)
         shutil.rmtree(target / ".maven")
 
     return make
+
+
+def _resolved(artifact: Artifact) -> Path:
+    """Download an artifact; as uv and Go do by themselves, try again where the network fails."""
+    for pause in PAUSES:
+        try:
+            return artifact.resolve()
+        except OSError:  # of which those of the network are a kind
+            time.sleep(pause)
+            if artifact.cached_path:
+                artifact.cached_path.unlink(missing_ok=True)
+    return artifact.resolve()
 
 
 def _check(file: Path, expected: str) -> None:

@@ -58,6 +58,17 @@ def test_a_wheel_that_is_not_as_pinned_is_refused_and_not_kept(
     assert not part.path.exists()
 
 
+def test_a_network_that_is_gone_is_one_clear_line(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parts, "PAUSES", (0,))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # nobody is there
+    part = Part("jar", "1", parts._maven({JAR: JAR_SHA256}))
+    with pytest.raises(LakeError, match=r"jar could not be fetched: .*; try again"):
+        fetch_only(monkeypatch, part)
+    assert not part.path.exists()
+
+
 def test_what_was_interrupted_is_made_anew(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = True
 
