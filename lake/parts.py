@@ -25,7 +25,8 @@ from threading import Event
 from typing import Any
 
 from jgo.maven import Artifact, MavenContext, PythonResolver
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
+from rich.filesize import decimal
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
@@ -98,7 +99,6 @@ def fetch() -> None:
         SpinnerColumn(),
         TextColumn("{task.fields[part]:<14}"),
         BarColumn(bar_width=24),
-        DownloadColumn(),
         TextColumn("{task.description}"),
     )
     first = [part for part in absent if not part.needs]
@@ -123,7 +123,8 @@ def _fetch(part: Part, progress: Progress, stop: Event) -> None:
     def report(text: str, done: int | None, total: int | None) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
-        progress.update(task, description=text, completed=done, total=total)
+        size = f" {decimal(done or 0)} of {decimal(total)}" if total else ""
+        progress.update(task, description=text + size, completed=done, total=total)
 
     with _locked(part.path):
         if not part.path.exists():
@@ -135,8 +136,7 @@ def _fetch(part: Part, progress: Progress, stop: Event) -> None:
             except OSError as error:  # the disk, or the network
                 raise LakeError(f"{part.name} could not be fetched: {error}; try again") from None
             staging.rename(part.path)
-    progress.update(task, description="ready", total=None)
-    progress.stop_task(task)
+    progress.update(task, description="ready", completed=1, total=1)
 
 
 @contextmanager
