@@ -94,8 +94,9 @@ def ingest() -> None:
     from ingestion.snapshot import ingest
     from lake.manifest import source_tables
     from lake.stack import lifecycle, postgres
+    from lake.stack.program import require
 
-    lifecycle.require("postgres", "minio")
+    require("postgres", "minio")
     with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -120,9 +121,9 @@ def ingest() -> None:
 def build(context: typer.Context) -> None:
     """Build silver and gold: `dbt build` with this lake's settings; takes dbt's own options."""
     from lake.manifest import dbt
-    from lake.stack import lifecycle
+    from lake.stack.program import require
 
-    lifecycle.require("minio", "trino" if "trino" in context.args else "spark")
+    require("minio", "trino" if "trino" in context.args else "spark")
     dbt("build", *context.args)
 
 
@@ -133,10 +134,10 @@ def validate(
     ] = None,
 ) -> None:
     """Judge a layer by its expectations. Exits 1 where one failed, with a line for each."""
-    from lake.stack import lifecycle
+    from lake.stack.program import require
     from quality.gate import validate
 
-    lifecycle.require("postgres", "minio", "spark")
+    require("postgres", "minio", "spark")
     with err.status("judging") as doing:
         layers = [layer] if layer else LAYERS
         judged = validate(layers, lambda _, table: doing.update(f"judging {table}"))
@@ -149,9 +150,9 @@ def validate(
 def materialize() -> None:
     """Bring the online features up to gold."""
     from feature_repo import features
-    from lake.stack import lifecycle
+    from lake.stack.program import require
 
-    lifecycle.require("postgres", "minio", "valkey")
+    require("postgres", "minio", "valkey")
     with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
         task = bars.add_task("loans", total=None)
         done = features.materialize(lambda n, of: bars.update(task, completed=n, total=of))
@@ -162,9 +163,9 @@ def materialize() -> None:
 def features(loan_ids: Annotated[list[int], typer.Argument(help="loans, by their id")]) -> None:
     """Print the online features of loans as JSON; null for a loan that has none."""
     from feature_repo import features
-    from lake.stack import lifecycle
+    from lake.stack.program import require
 
-    lifecycle.require("postgres", "valkey")
+    require("postgres", "valkey")
     typer.echo(json.dumps(features.online(loan_ids), indent=2))
 
 

@@ -74,14 +74,6 @@ def start_capture() -> None:
         _wait(programs()["capture"], show)
 
 
-def require(*names: str) -> None:
-    """Raise LakeError unless these parts are ready: their clients would wait for minutes."""
-    everything = programs()
-    for name in names:
-        if not everything[name].ready():
-            raise LakeError(f"{name} is not ready: start it with `lake up`, or see `lake status`")
-
-
 def down(*, wipe: bool = False) -> None:
     """Stop everything; with `wipe`, remove the state directory too."""
     supervisor.shutdown()

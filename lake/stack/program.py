@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +85,18 @@ def _setpriv(*arguments: str) -> tuple[str, ...]:
     if setpriv is None:
         raise LakeError("setpriv is not on the PATH: install util-linux")
     return (setpriv, *arguments)
+
+
+def require(*names: str) -> None:
+    """Raise LakeError unless these parts listen: their clients would wait for minutes."""
+    for name in names:
+        port = getattr(settings().ports, name)
+        try:
+            socket.create_connection((settings().host, port), timeout=2).close()
+        except OSError:
+            raise LakeError(
+                f"{name} is not up: start it with `lake up`, or see `lake status`"
+            ) from None
 
 
 def answers(url: str) -> bool:
