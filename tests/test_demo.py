@@ -1,16 +1,22 @@
 """The whole way of a row: what the demo leaves behind, against the source and through faults."""
 
+import time
+from typing import Any
+
+import psutil
 import pyarrow as pa
 
+from feature_repo import features
+from lake import lag
 from lake.catalog import catalog
-from lake.credentials import credentials
-from lake.demo import proof
-from lake.stack import postgres
+from lake.demo import proof, workload
+from lake.demo.run import Options, at_work, source
+from lake.stack import lifecycle, supervisor
 from tests.conftest import lake
 
 
 def differences() -> dict[str, tuple[int, int]]:
-    with postgres.connect("source", "source", credentials().source_password) as connection:
+    with source() as connection:
         return proof.differences(connection)
 
 
@@ -50,6 +56,56 @@ def test_a_full_refresh_gives_what_the_increments_gave(demo: str) -> None:
         assert contents(table).select(kept).equals(rows.select(kept)), table
 
 
-def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(
-    demo: str,
-) -> None: ...
+def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(demo: str) -> None:
+    options = Options(rows=None, csv=None, seed=11, rate=100, mix=dict(workload.MIX))
+    with at_work(options) as summary:
+        for _ in range(2):
+            time.sleep(4)
+            process = supervisor.processes()["capture"]
+            assert process.pid
+            family = psutil.Process(process.pid)
+            for victim in [*family.children(recursive=True), family]:
+                victim.kill()
+            wait_for_another(process.pid)
+    assert summary[0].total > 200
+    lag.catch_up()
+    done = lake("build")
+    assert done.returncode == 0, done.stdout
+    assert all(differing == 0 for _, differing in differences().values())
+    changes = catalog().load_table("bronze.changes").scan().to_arrow()
+    named = changes.group_by(["source_table", "lsn", "envelope"]).aggregate([])
+    assert named.num_rows == changes.num_rows, "a change was landed twice"
+
+
+def wait_for_another(pid: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        process = supervisor.processes()["capture"]
+        if process.pid not in (None, pid) and lifecycle.programs()["capture"].ready():
+            return
+        time.sleep(0.2)
+    raise AssertionError("capture was not started again")
+
+
+def test_what_is_online_is_what_gold_has_newest(demo: str) -> None:
+    done = lake("materialize")
+    assert done.returncode == 0, done.stderr
+    gold = catalog().load_table("gold.ftr_loans").scan().to_arrow()
+    there = catalog().load_table("gold.fct_loans").scan(selected_fields=("loan_id",)).to_arrow()
+    newest: dict[int, dict[str, Any]] = {}
+    for row in gold.sort_by([("event_timestamp", "ascending")]).to_pylist():
+        newest[row["loan_id"]] = row
+    kept = set(there["loan_id"].to_pylist())
+    asked = sorted(newest)[:300] + sorted(newest)[-300:]
+    for loan, online in features.online(asked).items():
+        if loan not in kept:
+            assert online is None, loan
+        else:
+            assert online, loan
+            assert online == {name: newest[loan][name] for name in online}, loan
+
+
+def test_the_main_job_can_be_run_again(demo: str) -> None:
+    again = lake("demo")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "done before" in again.stdout
