@@ -9,9 +9,9 @@ from pyiceberg.types import IcebergType, LongType, NestedField, StringType, Time
 
 from ingestion.types import bronze_type
 from lake.catalog import catalog
+from lake.lag import CHANGES
 from lake.manifest import Column
 
-CHANGES = "bronze.changes"
 NAME_MAPPING = "schema.name-mapping.default"
 
 

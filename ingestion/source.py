@@ -11,10 +11,9 @@ from psycopg import sql
 
 from ingestion.types import canonical
 from lake.errors import LakeError
+from lake.lag import HEARTBEAT
 from lake.manifest import Column, SourceTable
 from lake.settings import settings
-
-HEARTBEAT = "lake.heartbeat"
 
 
 @dataclass(frozen=True)

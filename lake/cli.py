@@ -141,8 +141,7 @@ def validate(
     with err.status("judging") as doing:
         layers = [layer] if layer else LAYERS
         judged = validate(layers, lambda _, table: doing.update(f"judging {table}"))
-    if judged.failures:
-        raise GateError("\n".join(map(str, judged.failures)))
+    judged.enforce()
     err.print(f"{len(judged.findings)} expectations hold")
 
 

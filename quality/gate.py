@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import LakeError
+from lake.errors import GateError, LakeError
 from lake.settings import LAYERS, settings
 
 if TYPE_CHECKING:  # 6 CPU-seconds to import: only a verb that judges pays for it
@@ -42,6 +42,11 @@ class Report:
     @property
     def failures(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if not finding.success)
+
+    def enforce(self) -> None:
+        """Raise GateError, with a line for each expectation that failed."""
+        if self.failures:
+            raise GateError("\n".join(map(str, self.failures)))
 
 
 def validate(layers: Sequence[str] = LAYERS, progress: Progress | None = None) -> Report:

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -43,6 +44,19 @@ def lake(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[st
     return subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, check=False
     )
+
+
+def wait_for_another(part: str, pid: int, seconds: float) -> None:
+    """Wait until a part that was killed, the process `pid`, has been started again and is ready."""
+    from lake.stack import lifecycle, supervisor
+
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        process = supervisor.processes()[part]
+        if process.pid not in (None, pid) and lifecycle.programs()[part].ready():
+            return
+        time.sleep(0.2)
+    pytest.fail(f"{part} was not started again")
 
 
 def end_spark_session() -> None:

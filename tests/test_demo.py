@@ -11,8 +11,8 @@ from lake import lag
 from lake.catalog import catalog
 from lake.demo import proof, workload
 from lake.demo.run import Options, at_work, source
-from lake.stack import lifecycle, supervisor
-from tests.conftest import lake
+from lake.stack import supervisor
+from tests.conftest import lake, wait_for_another
 
 
 def differences() -> dict[str, tuple[int, int]]:
@@ -66,7 +66,7 @@ def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(
             family = psutil.Process(process.pid)
             for victim in [*family.children(recursive=True), family]:
                 victim.kill()
-            wait_for_another(process.pid)
+            wait_for_another("capture", process.pid, 60)
     assert summary[0].total > 200
     lag.catch_up()
     done = lake("build")
@@ -75,16 +75,6 @@ def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(
     changes = catalog().load_table("bronze.changes").scan().to_arrow()
     named = changes.group_by(["source_table", "lsn", "envelope"]).aggregate([])
     assert named.num_rows == changes.num_rows, "a change was landed twice"
-
-
-def wait_for_another(pid: int) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        process = supervisor.processes()["capture"]
-        if process.pid not in (None, pid) and lifecycle.programs()["capture"].ready():
-            return
-        time.sleep(0.2)
-    raise AssertionError("capture was not started again")
 
 
 def test_what_is_online_is_what_gold_has_newest(demo: str) -> None:

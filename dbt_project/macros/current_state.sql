@@ -9,22 +9,15 @@ with changes as (
     {% endif %}
 ),
 
-ranked as (
-    select
-        *,
-        row_number() over (
-            partition by {{ declared_table(table).key | join(', ') }}
-            order by _prior_commit_lsn desc, _lsn desc
-        ) as age
-    from changes
+last_changes as (
+    {{ last_of('changes', declared_table(table).key) }}
 ),
 
 latest as (
     select
         *,
         _op = 'd' as _deleted
-    from ranked
-    where age = 1
+    from last_changes
 )
 
 select
@@ -34,4 +27,18 @@ select
     _committed_at,
     _ingested_at
 {{ from_merged('latest') }}
+{%- endmacro %}
+
+
+{#- Of the changes in a relation that agree in `key`, a list of columns, the last one in the WAL. -#}
+{% macro last_of(relation, key) -%}
+    select * from (
+        select
+            *,
+            row_number() over (
+                partition by {{ key | join(', ') }} order by _prior_commit_lsn desc, _lsn desc
+            ) as age
+        from {{ relation }}
+    ) as ranked
+    where age = 1
 {%- endmacro %}

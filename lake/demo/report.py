@@ -41,13 +41,16 @@ class Freshness:
     gold_seconds: float
 
 
-def show(
-    seconds: dict[str, float],
-    freshness: Freshness,
-    memory_bytes: int,
-    judged: "Report",
-    console: Console,
-) -> None:
+@dataclass(frozen=True)
+class Cost:
+    """What the run took: until the stack was ready, in all, and of memory at most."""
+
+    ready_seconds: float
+    total_seconds: float
+    memory_bytes: int
+
+
+def show(cost: Cost, freshness: Freshness, judged: "Report", console: Console) -> None:
     """Print the report; its figures are read from the lake as it is now."""
     console.rule("rows")
     listed = _table("TABLE", "ROWS", "FILES")
@@ -75,8 +78,8 @@ def show(
     console.print(
         f"the last commit of the source was in bronze after {freshness.bronze_seconds:.1f} s, "
         f"in gold after {freshness.gold_seconds:.1f} s\n"
-        f"stack ready in {seconds['stack']:.1f} s, all of it took {seconds['in all']:.0f} s, "
-        f"at most {memory_bytes / 1024**3:.1f} GiB",
+        f"stack ready in {cost.ready_seconds:.1f} s, all of it took {cost.total_seconds:.0f} s, "
+        f"at most {cost.memory_bytes / 1024**3:.1f} GiB",
         highlight=False,
     )
     _next(console)

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -14,7 +14,7 @@ from lake import lag
 from lake.credentials import credentials
 from lake.demo import memory, proof, report, workload
 from lake.demo.fill import fill
-from lake.errors import GateError, LakeError
+from lake.errors import LakeError
 from lake.manifest import dbt, source_tables
 from lake.stack import lifecycle, postgres, supervisor
 
@@ -30,12 +30,11 @@ class Options:
     mix: dict[str, float]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Steps:
-    """The steps done so far: each is a line on the console once it ends, with its seconds."""
+    """Where the steps are told: each is a line on the console once it ends, with its seconds."""
 
     console: Console
-    seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def step(self, name: str) -> Iterator[list[str]]:
@@ -44,8 +43,8 @@ class Steps:
         began = time.monotonic()
         with self.console.status(name):
             yield said
-        self.seconds[name] = time.monotonic() - began
-        line = f"[green]✓[/] {name:<38}{self.seconds[name]:>6.1f} s  {', '.join(said)}"
+        seconds = time.monotonic() - began
+        line = f"[green]✓[/] {name:<38}{seconds:>6.1f} s  {', '.join(said)}"
         self.console.print(line.rstrip())
 
 
@@ -65,7 +64,8 @@ def run(options: Options, console: Console) -> None:
     was_running = supervisor.running()
     try:
         lifecycle.up()
-        steps = Steps(console, {"stack": time.monotonic() - began})
+        ready_seconds = time.monotonic() - began
+        steps = Steps(console)
         with memory.watched() as peak, source() as connection:
             land(steps, connection, options)
             freshness = catch_up(steps)
@@ -74,14 +74,13 @@ def run(options: Options, console: Console) -> None:
                 judged = validate()
                 said.append(f"{len(judged.findings)} expectations")
             serve(steps)
-        steps.seconds["in all"] = time.monotonic() - began
-        report.show(steps.seconds, freshness, peak.bytes, judged, console)
+        cost = report.Cost(ready_seconds, time.monotonic() - began, peak.bytes)
+        report.show(cost, freshness, judged, console)
     except KeyboardInterrupt:
         if not was_running:
             lifecycle.down()
         raise
-    if judged.failures:
-        raise GateError("\n".join(map(str, judged.failures)))
+    judged.enforce()
 
 
 def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None:

@@ -2,14 +2,12 @@
 
 import json
 import os
-import urllib.request
-from urllib.error import URLError
 
 from lake import catalog, parts, source
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
-from lake.stack.program import Program, home, tied
+from lake.stack.program import Program, answer, home, tied
 
 
 def program() -> Program:
@@ -56,9 +54,5 @@ def slot_exists() -> bool:
 
 
 def _ready() -> bool:
-    url = f"http://{settings().host}:{settings().ports.capture}/jobs"
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return [job["status"] for job in json.load(response)["jobs"]] == ["RUNNING"]
-    except (URLError, OSError):
-        return False
+    jobs = answer(settings().ports.capture, "/jobs")
+    return jobs is not None and [job["status"] for job in json.loads(jobs)["jobs"]] == ["RUNNING"]

@@ -6,7 +6,7 @@ from minio.credentials.providers import StaticProvider
 from lake import parts
 from lake.credentials import credentials
 from lake.settings import settings
-from lake.stack.program import Program, answers, home, tied
+from lake.stack.program import Program, answer, home, tied
 
 ROOT_USER = "minio"
 
@@ -21,7 +21,7 @@ def program() -> Program:
             [str(parts.minio()), "server", *listen, *console, str(home("minio") / "data")]
         ),
         ports={"minio": ports.minio, "minio_console": ports.minio_console},
-        ready=lambda: answers(f"{settings().s3_endpoint}/minio/health/ready"),
+        ready=lambda: answer(ports.minio, "/minio/health/ready") is not None,
         environment={
             "MINIO_ROOT_USER": ROOT_USER,
             "MINIO_ROOT_PASSWORD": credentials().minio_root_password,

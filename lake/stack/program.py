@@ -7,7 +7,6 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.error import URLError
 
 from lake.errors import LakeError
 from lake.settings import settings
@@ -99,10 +98,11 @@ def require(*names: str) -> None:
             ) from None
 
 
-def answers(url: str) -> bool:
-    """Whether a GET of `url` succeeds."""
+def answer(port: int, path: str) -> bytes | None:
+    """What a part answers to a GET; None where it does not, or not well."""
+    url = f"http://{settings().host}:{port}{path}"
     try:
-        with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - our own part
-            return bool(response.status == 200)
-    except (URLError, OSError):
-        return False
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bytes(response.read())
+    except OSError:  # of which urllib's errors are a kind
+        return None

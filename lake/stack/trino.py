@@ -1,14 +1,12 @@
 """Trino: SQL for people. One small node that coordinates and works."""
 
 import json
-import urllib.request
-from urllib.error import URLError
 
 from lake import parts
 from lake.catalog import USER, jdbc_url
 from lake.credentials import credentials, write_private
 from lake.settings import settings
-from lake.stack.program import Program, home, tied
+from lake.stack.program import Program, answer, home, tied
 
 
 def program() -> Program:
@@ -102,9 +100,5 @@ s3.aws-secret-key=${{ENV:S3_SECRET_KEY}}
 
 
 def _ready() -> bool:
-    url = f"http://{settings().host}:{settings().ports.trino}/v1/info"
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return json.load(response)["starting"] is False
-    except (URLError, OSError):
-        return False
+    info = answer(settings().ports.trino, "/v1/info")
+    return info is not None and json.loads(info)["starting"] is False

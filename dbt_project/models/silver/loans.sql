@@ -5,21 +5,15 @@ with history as (
     where _prior_commit_lsn >= {{ watermark() }}
 ),
 
-ranked as (
-    select
-        *,
-        row_number() over (
-            partition by loan_id order by _prior_commit_lsn desc, _lsn desc
-        ) as age
-    from history
+last_versions as (
+    {{ last_of('history', ['loan_id']) }}
 ),
 
 latest as (
     select
         *,
         op = 'd' or not is_valid as _deleted
-    from ranked
-    where age = 1
+    from last_versions
 )
 
 select

@@ -10,13 +10,8 @@ with history as (
     where _prior_commit_lsn >= {{ watermark() }}
 ),
 
-ranked as (
-    select
-        *,
-        row_number() over (
-            partition by loan_id order by _prior_commit_lsn desc, _lsn desc
-        ) as age
-    from history
+last_versions as (
+    {{ last_of('history', ['loan_id']) }}
 ),
 
 rules as (
@@ -25,14 +20,13 @@ rules as (
 
 judged as (
     select
-        ranked.*,
+        last_versions.*,
         rules.rule,
         op = 'd' or {{ holds_rule('loans') }} as _deleted,
         _ingested_at as first_seen_at,
         '{{ invocation_id }}' as run_id
-    from ranked
+    from last_versions
     cross join rules
-    where age = 1
 )
 
 select

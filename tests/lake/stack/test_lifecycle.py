@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import free_ports, lake
+from tests.conftest import free_ports, lake, wait_for_another
 
 
 @pytest.fixture
@@ -114,18 +114,12 @@ def test_every_part_listens_on_loopback_only(lake_stack: Path) -> None:
 
 
 def test_a_part_that_is_killed_is_started_again(lake_stack: Path) -> None:
-    from lake.stack import lifecycle, supervisor
+    from lake.stack import supervisor
 
     before = supervisor.processes()["valkey"].pid
     assert before
     os.kill(before, signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        after = supervisor.processes()["valkey"]
-        if after.pid not in (None, before) and lifecycle.programs()["valkey"].ready():
-            return
-        time.sleep(0.2)
-    pytest.fail("valkey was not started again")
+    wait_for_another("valkey", before, 30)
 
 
 def test_status_as_json_tells_each_part(lake_stack: Path) -> None:
