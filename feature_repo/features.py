@@ -28,9 +28,10 @@ from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.table import Table
 
 from feature_repo.connections import ValkeyOnlineStore, entity_key, registry
-from lake.catalog import catalog
+from lake.branches.branch import pinned
+from lake.catalog import access, catalog
 from lake.errors import LakeError
-from lake.settings import settings
+from lake.settings import TRUNK, settings
 
 HERE = Path(__file__).parent
 SERVICE = "loan_approval_v1"
@@ -67,24 +68,25 @@ def apply() -> None:
 
     with redirect_stdout(StringIO()):
         store().apply([definitions.loan, definitions.loan_features, definitions.loan_approval])
-    store.cache_clear()
+    _store.cache_clear()
 
 
 def training_frame() -> pd.DataFrame:
     """The decided loans of gold, each with its features as they were when it was decided.
 
     One row a loan: loan_id, event_timestamp (the decision), loan_status (1 approved, 0 refused)
-    and the features of the service.
+    and the features of the service. All of it is of one publish; on a tag, always the same.
     """
-    decided = _table(LOANS).scan(
-        "is_decided = true", selected_fields=("loan_id", "decided_at", "is_approved")
-    )
-    frame = decided.to_arrow().to_pandas()
-    frame["loan_status"] = frame.pop("is_approved").astype("int32")
-    frame = frame.rename(columns={"decided_at": "event_timestamp"})
-    service = _registered(store().get_feature_service, SERVICE)
-    found: pd.DataFrame = store().get_historical_features(frame, service).to_df()
-    return found
+    with pinned():
+        decided = _table(LOANS).scan(
+            "is_decided = true", selected_fields=("loan_id", "decided_at", "is_approved")
+        )
+        frame = decided.to_arrow().to_pandas()
+        frame["loan_status"] = frame.pop("is_approved").astype("int32")
+        frame = frame.rename(columns={"decided_at": "event_timestamp"})
+        service = _registered(store().get_feature_service, SERVICE)
+        found: pd.DataFrame = store().get_historical_features(frame, service).to_df()
+        return found
 
 
 def online(loan_ids: list[int]) -> dict[int, dict[str, Any] | None]:
@@ -115,7 +117,8 @@ def materialize(progress: Progress | None = None) -> Materialized:
             apply()
         view: FeatureView = store().get_feature_view(VIEW)
         valkey = store().config, view
-        features, loans = _table(_source(view).name), _table(LOANS)
+        with pinned():
+            features, loans = _table(_source(view).name), _table(LOANS)
         now = Mark(
             _snapshot(features), _snapshot(loans), sorted(field.name for field in view.features)
         )
@@ -142,11 +145,15 @@ def materialize(progress: Progress | None = None) -> Materialized:
     return Materialized(new.num_rows, removed, time.monotonic() - began)
 
 
-@lru_cache
 def store() -> FeatureStore:
     """Feast on this lake; a branch of the lake has a project, and so values, of its own."""
+    return _store(settings().branch if access().is_writable else TRUNK)
+
+
+@lru_cache
+def _store(project: str) -> FeatureStore:
     config = load_repo_config(HERE, HERE / "feature_store.yaml")
-    config.project = settings().branch
+    config.project = project
     return FeatureStore(config=config)
 
 

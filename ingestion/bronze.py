@@ -11,6 +11,8 @@ from ingestion.types import bronze_type
 from lake.catalog import catalog
 from lake.lag import CHANGES
 from lake.manifest import Column
+from lake.object_store import CAPTURE
+from lake.settings import settings
 
 NAME_MAPPING = "schema.name-mapping.default"
 
@@ -39,10 +41,10 @@ def create_changes() -> Table:
     properties = {
         "format-version": "2",
         "write.parquet.compression-codec": "zstd",
-        "write.metadata.delete-after-commit.enabled": "true",
         "write.metadata.previous-versions-max": "100",
+        "flink.manifests.location": f"s3://{settings().bucket}/{CAPTURE}/manifests",
     }
-    return catalog().create_table_if_not_exists(
+    return catalog("ingest").create_table_if_not_exists(
         CHANGES, schema=schema, partition_spec=spec, properties=properties
     )
 
@@ -51,7 +53,7 @@ def create_snapshots(name: str, columns: tuple[Column, ...]) -> Table:
     """The table of a source table's bulk snapshots, made or widened to hold `columns`."""
     typed = [(column.name, bronze_type(column.type).iceberg) for column in columns]
     schema = _schema([*typed, ("_snapshot_lsn", LongType()), ("_ingested_at", TimestamptzType())])
-    table = catalog().create_table_if_not_exists(
+    table = catalog("ingest").create_table_if_not_exists(
         name, schema=schema, properties={"format-version": "2"}
     )
     with table.update_schema() as update:

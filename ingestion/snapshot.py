@@ -91,7 +91,7 @@ def _check_slot(slot: source.Slot | None) -> None:
 
 def _check_loaded(tables: list[Table], lsn: int) -> None:
     for table in tables:
-        if not catalog().table_exists(table.declared.bronze):
+        if not catalog("ingest").table_exists(table.declared.bronze):
             raise LakeError(
                 f"{table.declared.qualified} was declared after the bulk load at LSN {lsn}: "
                 "start over with `lake down --wipe` and `lake up`"
@@ -228,8 +228,8 @@ def _typed(column: "pa.Array[pa.Scalar]", kind: BronzeType, name: str) -> "pa.Ar
 
 def _object_store() -> S3FileSystem:
     return S3FileSystem(
-        access_key=credentials().s3_access_key,
-        secret_key=credentials().s3_secret_key,
+        access_key="ingest",
+        secret_key=credentials().roles["ingest"].s3_secret_key,
         endpoint_override=settings().s3_endpoint,
         region="us-east-1",
     )

@@ -1,51 +1,187 @@
-"""The catalog: Iceberg's JDBC catalog in Postgres, named by the branch that this process is on."""
+"""The catalog: Iceberg's JDBC catalog in Postgres, and who is let in with which keys.
 
+A catalog name is a branch; `access` says what an engine needs to work on one, in the least of the
+roles that will do. Whoever opens the lake does it by this.
+"""
+
+from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib.resources import files
 
+import psycopg
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 
-from lake.credentials import credentials
-from lake.settings import LAYERS, settings
+from lake.credentials import Role, credentials
+from lake.errors import LakeError
+from lake.settings import LAYERS, TRUNK, settings
 
-DATABASE = USER = "catalog"
+OWNER = "catalog"
 
 
-def properties() -> dict[str, str]:
-    """What PyIceberg needs to open the catalog, secrets included: keep it off disk and logs."""
-    return {
-        "type": "sql",
-        "schema_version": "v1",  # what the Java engines write
-        "uri": f"postgresql+psycopg://{USER}:{credentials().catalog_password}"
-        f"@{settings().host}:{settings().ports.postgres}/{DATABASE}",
-        "warehouse": settings().warehouse,
-        **storage(),
-    }
+@dataclass(frozen=True)
+class Access:
+    """How to open one branch. `warehouse` is where new tables go, as `s3://bucket/path`."""
+
+    branch: str
+    role: str
+    password: str = field(repr=False)
+    access_key: str
+    secret_key: str = field(repr=False)
+    warehouse: str
+    is_writable: bool
+
+
+def access(branch: str | None = None, role: Role | None = None) -> Access:
+    """What opens a branch (this process's, unless named): to read, and to write if it is one's own.
+
+    A `role` opens `lake` itself, with what that role may do there.
+
+    Raises LakeError where there is no such branch.
+    """
+    if role:
+        return _access(TRUNK, role, settings().warehouse, is_writable=True)
+    branch = branch or settings().branch
+    if branch == TRUNK:
+        return _access(TRUNK, "reader", settings().warehouse, is_writable=False)
+    with connect("builder") as connection:
+        found = connection.execute(
+            "select kind, location, access_key, secret_key"
+            " from lake.refs left join lake.keys on ref = name where name = %s",
+            [branch],
+        ).fetchone()
+    if found is None:
+        raise LakeError(f"there is no branch `{branch}`: make it with `lake branch create`")
+    kind, location, access_key, secret_key = found
+    if kind != "branch":
+        return _access(branch, "reader", settings().warehouse, is_writable=False)
+    password = credentials().roles["builder"].password
+    warehouse = f"s3://{settings().bucket}/{location}"
+    return Access(branch, "builder", password, access_key, secret_key, warehouse, True)
+
+
+def _access(branch: str, role: Role, warehouse: str, *, is_writable: bool) -> Access:
+    secrets = credentials().roles[role]
+    return Access(
+        branch, role, secrets.password, role, secrets.s3_secret_key, warehouse, is_writable
+    )
+
+
+def connect(role: Role) -> psycopg.Connection:
+    """A connection to the catalog's database that commits each statement.
+
+    Raises LakeError where it can't be reached.
+    """
+    return _connect(role, credentials().roles[role].password)
+
+
+def _connect(user: str, password: str) -> psycopg.Connection:
+    try:
+        return psycopg.connect(
+            host=settings().host,
+            port=settings().ports.postgres,
+            dbname=settings().catalog_database,
+            user=user,
+            password=password,
+            connect_timeout=5,
+            autocommit=True,
+        )
+    except psycopg.OperationalError as error:
+        said = str(error).strip().splitlines()[0]
+        raise LakeError(f"the catalog can't be opened: {said}; is it up? `lake status`") from None
 
 
 def jdbc_url() -> str:
     """Where the catalog's database is, for the Java engines; holds no password."""
-    return f"jdbc:postgresql://{settings().host}:{settings().ports.postgres}/{DATABASE}"
+    address = f"{settings().host}:{settings().ports.postgres}"
+    return f"jdbc:postgresql://{address}/{settings().catalog_database}"
 
 
-def storage() -> dict[str, str]:
-    """What PyIceberg's file access needs to reach the object store."""
+def for_pyiceberg(opened: Access) -> dict[str, str]:
+    """What PyIceberg needs to open a branch; as those below, with secrets: not for disk or logs."""
     return {
+        "type": "sql",
+        "init_catalog_tables": "false",
+        "schema_version": "v1",  # what the Java engines write
+        "uri": f"postgresql+psycopg://{opened.role}:{opened.password}"
+        f"@{settings().host}:{settings().ports.postgres}/{settings().catalog_database}",
+        "warehouse": opened.warehouse,
         "s3.endpoint": settings().s3_endpoint,
-        "s3.access-key-id": credentials().s3_access_key,
-        "s3.secret-access-key": credentials().s3_secret_key,
+        "s3.access-key-id": opened.access_key,
+        "s3.secret-access-key": opened.secret_key,
         "s3.region": "us-east-1",
         "s3.force-virtual-addressing": "false",
     }
 
 
+def for_spark(opened: Access) -> dict[str, str]:
+    """What a Spark session sets to work on a branch."""
+    catalog = f"spark.sql.catalog.{opened.branch}"
+    return {
+        "spark.sql.defaultCatalog": opened.branch,
+        catalog: "org.apache.iceberg.spark.SparkCatalog",
+        f"{catalog}.type": "jdbc",
+        f"{catalog}.uri": jdbc_url(),
+        f"{catalog}.jdbc.user": opened.role,
+        f"{catalog}.jdbc.password": opened.password,
+        f"{catalog}.jdbc.schema-version": "V1",
+        f"{catalog}.warehouse": opened.warehouse,
+        f"{catalog}.io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+        f"{catalog}.s3.endpoint": settings().s3_endpoint,
+        f"{catalog}.s3.path-style-access": "true",
+        f"{catalog}.s3.access-key-id": opened.access_key,
+        f"{catalog}.s3.secret-access-key": opened.secret_key,
+        f"{catalog}.cache-enabled": "false",
+    }
+
+
+def for_trino(opened: Access) -> dict[str, str]:
+    """What makes a catalog of Trino's; roles' secrets are in its environment (`stack/trino.py`)."""
+    by_role = opened.role.upper()
+    own_key = opened.access_key != opened.role
+    return {
+        "iceberg.catalog.type": "jdbc",
+        "iceberg.jdbc-catalog.catalog-name": opened.branch,
+        "iceberg.jdbc-catalog.driver-class": "org.postgresql.Driver",
+        "iceberg.jdbc-catalog.schema-version": "V1",
+        "iceberg.jdbc-catalog.connection-url": jdbc_url(),
+        "iceberg.jdbc-catalog.connection-user": opened.role,
+        "iceberg.jdbc-catalog.connection-password": f"${{ENV:{by_role}_PASSWORD}}",
+        "iceberg.jdbc-catalog.default-warehouse-dir": opened.warehouse,
+        "iceberg.unique-table-location": "true",
+        "iceberg.format-version": "2",
+        "fs.native-s3.enabled": "true",
+        "s3.endpoint": settings().s3_endpoint,
+        "s3.region": "us-east-1",
+        "s3.path-style-access": "true",
+        "s3.aws-access-key": opened.access_key,
+        "s3.aws-secret-key": opened.secret_key if own_key else f"${{ENV:{by_role}_SECRET_KEY}}",
+    }
+
+
+def catalog(role: Role | None = None) -> Catalog:
+    """The tables of this process's branch as PyIceberg sees them; by `role`, those of `lake`."""
+    return open_catalog(settings().branch, role)
+
+
 @lru_cache
-def catalog() -> Catalog:
-    """The lake's tables as PyIceberg sees them, on this process's branch."""
-    return SqlCatalog(settings().branch, **properties())
+def open_catalog(branch: str, role: Role | None = None) -> Catalog:
+    """The tables of a branch as PyIceberg sees them.
+
+    Raises LakeError where there is no such branch.
+    """
+    opened = access(branch, role)
+    return SqlCatalog(opened.branch, **for_pyiceberg(opened))
 
 
 def create() -> None:
-    """Make the catalog's tables and the layers' namespaces where they are missing."""
-    for layer in LAYERS:
-        catalog().create_namespace_if_not_exists(layer)
+    """Make the catalog, its roles' rights and the layers' namespaces, or bring them up to date."""
+    statements = (files("lake.branches") / "schema.sql").read_text()
+    with _connect(OWNER, credentials().catalog_password) as connection, connection.transaction():
+        connection.execute(statements.encode())
+        for layer in LAYERS:
+            connection.execute(
+                "insert into iceberg_namespace_properties values (%s, %s, 'exists', 'true')"
+                " on conflict do nothing",
+                [TRUNK, layer],
+            )

@@ -17,15 +17,26 @@ from lake.settings import LAYERS
 
 cli = typer.Typer(
     name="lake",
-    help="From Postgres to gold and features, on one machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
+out = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe is not narrow
 err = Console(stderr=True, soft_wrap=True)
 
 STACK, WAY, SOURCE = "The stack", "The way of a row", "The demo's source"
+BRANCHES = "Branches and publishes"
+
+
+@cli.callback()
+def on(
+    branch: Annotated[
+        str | None, typer.Option(help="the branch, tag or publish to work on, as LAKE_BRANCH")
+    ] = None,
+) -> None:
+    """From Postgres to gold and features, on one machine."""
+    if branch:
+        os.environ["LAKE_BRANCH"] = branch
 
 
 @cli.command(rich_help_panel=STACK)
@@ -119,11 +130,17 @@ def ingest() -> None:
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def build(context: typer.Context) -> None:
-    """Build silver and gold: `dbt build` with this lake's settings; takes dbt's own options."""
+    """Build silver and gold on a branch: `dbt build`, and takes its options."""
+    from lake.catalog import access
     from lake.manifest import dbt
     from lake.stack.program import require
 
-    require("minio", "trino" if "trino" in context.args else "spark")
+    require("postgres", "minio", "trino" if "trino" in context.args else "spark")
+    if not access().is_writable:
+        raise LakeError(
+            f"`{access().branch}` is not built on: make a branch, `lake branch create NAME`, "
+            "and `lake --branch NAME build`; or build and publish with `lake run`"
+        )
     dbt("build", *context.args)
 
 
@@ -166,6 +183,178 @@ def features(loan_ids: Annotated[list[int], typer.Argument(help="loans, by their
 
     require("postgres", "valkey")
     typer.echo(json.dumps(features.online(loan_ids), indent=2))
+
+
+@cli.command(
+    rich_help_panel=WAY,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def run(context: typer.Context) -> None:
+    """Build on a branch of its own, judge, publish. Takes the options of `dbt build`."""
+    from lake import run
+    from lake.stack.program import require
+
+    require("postgres", "minio", "spark")
+    done = run.run(context.args, lambda line: err.print(line, highlight=False))
+    if done.publish is None:
+        err.print("nothing changed, nothing to publish")
+    else:
+        err.print(f"published as {done.publish}: {', '.join(done.tables)}", highlight=False)
+
+
+branch_cli = typer.Typer(no_args_is_help=True, help="Branches: make one, list them, drop one.")
+tag_cli = typer.Typer(no_args_is_help=True, help="Tags: names under which the lake stays as it is.")
+cli.add_typer(branch_cli, name="branch", rich_help_panel=BRANCHES)
+cli.add_typer(tag_cli, name="tag", rich_help_panel=BRANCHES)
+Name = Annotated[str, typer.Argument(help="lower-case letters, digits and _, a letter first")]
+
+
+@branch_cli.command("create")
+def branch_create(name: Name) -> None:
+    """Make a branch of the lake as it is now; nothing is copied but pointers."""
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    branch.create(name)
+    err.print(
+        f"made `{name}`: work on it with LAKE_BRANCH={name}, or as catalog {name} of Trino",
+        highlight=False,
+    )
+
+
+@branch_cli.command("drop")
+def branch_drop(names: Annotated[list[str], typer.Argument(help="one or more")]) -> None:
+    """Drop branches, and what was built on them."""
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    for name in names:
+        branch.drop(name)
+
+
+@branch_cli.command("list")
+def branch_list() -> None:
+    """List branches, and how many tables each has changed."""
+    _list_refs("branch")
+
+
+@tag_cli.command("create")
+def tag_create(
+    name: Name,
+    publish: Annotated[int | None, typer.Option(help="as it was after this publish")] = None,
+) -> None:
+    """Freeze the lake under a name, as it is now or was after a publish."""
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres")
+    branch.tag(name, publish)
+
+
+@tag_cli.command("drop")
+def tag_drop(name: Name) -> None:
+    """Give up a tag; what only it held goes with the next `lake maintain`."""
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    branch.drop_tag(name)
+
+
+@tag_cli.command("list")
+def tag_list() -> None:
+    """List tags."""
+    _list_refs("tag")
+
+
+def _list_refs(kind: str) -> None:
+    from rich.table import Table
+
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres")
+    listed = Table("NAME", "OWNER", "BEGAN", "ENDS", "PUBLISH", "CHANGED", box=None)
+    listed.columns[0].no_wrap = True
+    listed.add_column("STATE", no_wrap=True, overflow="ellipsis")
+    for ref in branch.refs():
+        if ref.kind == kind:
+            ends = f"{ref.expires_at:%Y-%m-%d %H:%M}" if ref.expires_at else ""
+            began = f"{ref.created_at:%Y-%m-%d %H:%M}"
+            changed = str(ref.changed) if kind == "branch" else ""
+            listed.add_row(
+                ref.name, ref.owner, began, ends, str(ref.publish_id), changed, ref.state
+            )
+    out.print(listed)
+
+
+@cli.command(rich_help_panel=BRANCHES)
+def pin(
+    publish: Annotated[int | None, typer.Argument(help="the last one if left out")] = None,
+) -> None:
+    """Print the name under which a publish can be read, whatever is published meanwhile."""
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres")
+    typer.echo(branch.pin(publish))
+
+
+@cli.command(rich_help_panel=BRANCHES)
+def publish(name: Name) -> None:
+    """Move all that a branch changed to `lake`, at once, or nothing. The branch ends."""
+    from lake.branches import publish as publishing
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    made = publishing.publish(name)
+    err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
+
+
+@cli.command(rich_help_panel=BRANCHES)
+def rollback(
+    publish: Annotated[int, typer.Argument(help="the id of the publish to go back to")],
+) -> None:
+    """Have `lake` be as it was after a publish; this is a publish too."""
+    from lake.branches import publish as publishing
+    from lake.stack.program import require
+
+    require("postgres")
+    made = publishing.rollback(publish)
+    err.print(
+        f"`lake` is as after {publish} already"
+        if made is None
+        else f"published as {made}: `lake` is as it was after {publish}"
+    )
+
+
+@cli.command(rich_help_panel=BRANCHES)
+def log(
+    limit: Annotated[int, typer.Option("--limit", "-n", help="how many, the last first")] = 20,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Show what was published, by whom, of which code, and how far it reaches."""
+    from rich.table import Table
+
+    from lake.branches import publish as publishing
+    from lake.stack.program import require
+
+    require("postgres")
+    publishes = publishing.log(limit)
+    if as_json:
+        typer.echo(json.dumps([asdict(one) for one in publishes], indent=2, default=str))
+        return
+    listed = Table("ID", "AT", "BY", "WHAT", "CODE", "LSN", "TABLES", box=None, pad_edge=False)
+    for one in publishes:
+        what = f"rollback to {one.restored}" if one.restored else one.run_id or ""
+        lsn = f"{one.lsn:,}" if one.lsn else ""
+        at, code = f"{one.at:%Y-%m-%d %H:%M:%S}", one.code_version or ""
+        style = None if one.is_kept else "dim"
+        tables = str(len(one.tables))
+        listed.add_row(str(one.id), at, one.author, what, code, lsn, tables, style=style)
+    out.print(listed)
 
 
 Rows = Annotated[int | None, typer.Option(help="made-up loans  [default: 45000]")]

@@ -6,30 +6,42 @@ They are handed to programs by environment or by files of the same mode, never a
 import secrets
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal, get_args
 
 from pydantic import BaseModel, Field, ValidationError
 
 from lake.errors import LakeError
 from lake.settings import settings
 
+Role = Literal["reader", "builder", "publisher", "ingest", "capture", "maintenance"]
+"""Who works on the lake; what each may do stands in `branches/schema.sql` and `object_store.py`."""
+ROLES: tuple[Role, ...] = get_args(Role)
+
 
 def _secret() -> str:
     return secrets.token_urlsafe(24)
 
 
+class RoleSecrets(BaseModel, extra="forbid"):
+    """What a role of the lake logs in with: to the catalog, and to the object store."""
+
+    password: str = Field(default_factory=_secret)
+    s3_secret_key: str = Field(default_factory=_secret)
+
+
 class Credentials(BaseModel, extra="forbid"):
-    """One secret for each role; a new installation draws them all."""
+    """One secret for each service and role; a new installation draws them all."""
 
     postgres_password: str = Field(default_factory=_secret)
     catalog_password: str = Field(default_factory=_secret)
     source_password: str = Field(default_factory=_secret)
-    capture_password: str = Field(default_factory=_secret)
     feast_password: str = Field(default_factory=_secret)
     minio_root_password: str = Field(default_factory=_secret)
-    s3_access_key: str = "lake"
-    s3_secret_key: str = Field(default_factory=_secret)
     valkey_password: str = Field(default_factory=_secret)
     supervisor_password: str = Field(default_factory=_secret)
+    roles: dict[Role, RoleSecrets] = Field(
+        default_factory=lambda: {role: RoleSecrets() for role in ROLES}
+    )
 
 
 def _path() -> Path:
@@ -53,7 +65,10 @@ def credentials() -> Credentials:
     except FileNotFoundError:
         raise LakeError(f"no lake in {settings().state_dir}: start one with `lake up`") from None
     except ValidationError as error:
-        raise LakeError(f"{_path()} is damaged ({error.error_count()} faults)") from None
+        raise LakeError(
+            f"{_path()} is damaged, or of another version ({error.error_count()} faults): "
+            "start over in another LAKE_STATE_DIR, or remove this one"
+        ) from None
 
 
 def write_private(path: Path, text: str) -> None:

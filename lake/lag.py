@@ -37,20 +37,21 @@ def lag() -> Lag:
     except LakeError:
         return Lag(None, None, None)
     captured = slot.confirmed_lsn if slot else None
-    return Lag(int(row[0]) if row else None, captured, _silver(captured))
+    return Lag(int(row[0]) if row else None, captured, silver_lsn())
 
 
-def _silver(captured: int | None) -> int | None:
-    """The LSN that silver has reached: the captured one where no landed change is newer.
+def silver_lsn() -> int | None:
+    """The LSN that silver has reached on this process's branch; None where it is not built.
 
-    It is read from the tables' metadata alone.
+    It is that of the last landed change, whatever its table, if silver holds the last one that is
+    silver's. Read from the tables' metadata alone.
     """
     built = [_newest(".".join(name), "_lsn") for name in catalog().list_tables("silver")]
     silver = max((lsn for lsn in built if lsn is not None), default=None)
-    if silver is None:
-        return None
-    landed = _newest(CHANGES, "lsn", but=HEARTBEAT)
-    return captured if landed is None or landed <= silver else silver
+    if silver is None or not catalog().table_exists(CHANGES):
+        return silver
+    landed = _newest(CHANGES, "lsn", but=HEARTBEAT) or 0
+    return silver if landed > silver else max(silver, _newest(CHANGES, "lsn") or 0)
 
 
 def _newest(table: str, column: str, but: str | None = None) -> int | None:

@@ -16,8 +16,6 @@ from lake.errors import LakeError
 from lake.settings import ROOT, environment
 
 PROJECT = ROOT / "dbt_project"
-_NOISE = "ignore:Failed to set spark.sql.catalogImplementation:UserWarning"
-"""dbt-spark asks for Hive's catalog at each statement, and Spark Connect refuses it each time."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +91,9 @@ def dbt(*arguments: str) -> None:
     Raises LakeError where dbt fails.
     """
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
-    command = [str(Path(sys.executable).with_name("dbt")), *arguments, *directories]
-    variables = os.environ | environment() | {"PYTHONWARNINGS": _NOISE}
-    done = subprocess.run(command, env=variables, cwd=PROJECT)
+    verb, *options = arguments  # which come last, so that they may name another project
+    command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
+    done = subprocess.run(command, env=os.environ | environment(), cwd=PROJECT)
     if done.returncode:
         raise LakeError(f"`dbt {' '.join(arguments)}` failed; what it printed says where")
 

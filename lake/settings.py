@@ -4,7 +4,10 @@ Every default works on one machine with nothing else installed. Nothing secret s
 passwords of an installation are generated once and kept by `lake.credentials`.
 """
 
+import getpass
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,8 +22,17 @@ from pydantic_settings import (
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: where `dbt_project/` and the other rooms stand."""
+TRUNK = "lake"
+"""The branch that everybody reads, and that only capture and publishes move."""
 LAYERS = ("bronze", "silver", "gold")
 """The namespaces of the catalog, in the order of a row's way."""
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except KeyError:  # a user without a name
+        return str(os.getuid())
 
 
 class Ports(BaseModel):
@@ -64,6 +76,17 @@ class Parts(BaseModel):
     java_trino: Path | None = Field(None, description="home of a Java 24 or later for Trino")
 
 
+class Retention(BaseModel):
+    """How long the lake keeps what nobody reads any more; `lake maintain` goes by it."""
+
+    branch_days: float = Field(7, description="a branch is dropped that long after its start")
+    publish_days: float = Field(7, description="how long a publish can be rolled back to", ge=0)
+    publishes: int = Field(10, description="so many of the last ones can be, however old", ge=1)
+    reader_hours: float = Field(
+        24, description="a reader or writer may hold on to old files that long", gt=0
+    )
+
+
 class Settings(BaseSettings):
     """What one installation runs with."""
 
@@ -76,8 +99,11 @@ class Settings(BaseSettings):
         Path(platformdirs.user_cache_dir("lake")), description="downloads and builds, shared"
     )
     host: str = "127.0.0.1"
-    branch: str = Field("lake", description="the catalog name that every engine works on")
+    branch: str = Field(TRUNK, description="the branch, tag or publish that every engine works on")
     bucket: str = "lake"
+    catalog_database: str = Field("catalog", description="where in Postgres the catalog is")
+    author: str = Field(default_factory=_user, description="who branches and publishes")
+    retention: Retention = Retention()
     checkpoint_seconds: float = Field(1.0, description="how often capture commits to the lake")
     free_disk_bytes: int = Field(2 * 1024**3, description="what the disk must offer at a start")
     bulk_workers: int = Field(2, description="connections that copy tables side by side", ge=1)
@@ -127,4 +153,16 @@ def settings() -> Settings:
 def environment() -> dict[str, str]:
     """This process's settings as `LAKE_…` variables, for the programs that it starts."""
     chosen = {k: v for k, v in os.environ.items() if k.startswith("LAKE_")}
-    return chosen | {"LAKE_STATE_DIR": str(settings().state_dir)}
+    fixed = {"LAKE_STATE_DIR": str(settings().state_dir), "LAKE_BRANCH": settings().branch}
+    return chosen | fixed
+
+
+@contextmanager
+def on_branch(name: str) -> Iterator[None]:
+    """Work on another branch for a while: this process, and the programs that it starts."""
+    before = settings().branch
+    settings().branch = name
+    try:
+        yield
+    finally:
+        settings().branch = before

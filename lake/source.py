@@ -23,7 +23,7 @@ class Slot:
 def password() -> str:
     """The password of the role that captures."""
     brought = settings().source.password
-    return brought.get_secret_value() if brought else credentials().capture_password
+    return brought.get_secret_value() if brought else credentials().roles["capture"].password
 
 
 def conninfo() -> str:

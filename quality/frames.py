@@ -8,9 +8,10 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from lake import source
+from lake.catalog import access, for_spark
 from lake.errors import LakeError
 from lake.manifest import SourceTable, source_tables
-from lake.settings import settings
+from lake.settings import TRUNK, settings
 
 ICEBERG = {
     "bigint": "bigint",
@@ -29,8 +30,13 @@ PATIENCE_SECONDS = 6.0
 
 
 def spark() -> SparkSession:
-    """A session of its own on the warm server."""
-    opened: SparkSession = SparkSession.builder.remote(settings().spark_remote).getOrCreate()
+    """The session of this process on the warm server; it knows `lake` and the process's branch."""
+    if session := SparkSession.getActiveSession():
+        return session
+    builder = SparkSession.builder.remote(settings().spark_remote)
+    for name, value in (for_spark(access(TRUNK)) | for_spark(access())).items():
+        builder = builder.config(name, value)
+    opened: SparkSession = builder.getOrCreate()
     return opened
 
 
@@ -218,7 +224,9 @@ def _spark_type(postgres: str) -> str:
 
 
 def _table(name: str) -> DataFrame:
-    frame = spark().table(f"`{settings().branch}`.{name}")
+    # Bronze is not built, and so has no branches: it is judged as it is now.
+    branch = TRUNK if name.startswith("bronze.") else settings().branch
+    frame = spark().table(f"`{branch}`.{name}")
     try:
         frame.schema  # noqa: B018 - asks the server
     except AnalysisException as error:

@@ -1,5 +1,6 @@
 """One running stack for the whole session, in a state directory and on ports of its own."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from pyspark.sql.connect.session import SparkSession
 
-from lake.catalog import catalog
+from lake.catalog import open_catalog
 from lake.credentials import credentials
 from lake.settings import Ports, settings
 
@@ -34,8 +35,15 @@ def free_ports() -> dict[str, str]:
 
 def forget_settings() -> None:
     """Have the settings, and what is made from them, read afresh."""
-    for cached in (settings, credentials, catalog):
+    for cached in (settings, credentials, open_catalog):
         cached.cache_clear()
+
+
+def secret_values() -> list[str]:
+    """Every secret of the installation."""
+    drawn = credentials().model_dump()
+    roles = drawn.pop("roles")
+    return [*drawn.values(), *(secret for role in roles.values() for secret in role.values())]
 
 
 def lake(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -92,6 +100,31 @@ def lake_stack(installation: Path) -> Iterator[Path]:
     finally:
         end_spark_session()
         lifecycle.down()
+
+
+@pytest.fixture
+def own_lake(lake_stack: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty lake on the shared servers: a catalog database and a bucket of the test's own.
+
+    Trino, whose catalogs all share one list of names, is left out of it. Yields the lake's name.
+    """
+    from lake import catalog, object_store
+    from lake.stack import postgres
+
+    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    name = f"test{digest}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKE_CATALOG_DATABASE", name)
+        patch.setenv("LAKE_BUCKET", name)
+        patch.setenv("LAKE_PORTS__TRINO", free_ports()["LAKE_PORTS__TRINO"])
+        forget_settings()
+        postgres.create_databases()
+        object_store.create()
+        catalog.create()
+        yield name
+        with postgres.admin() as admin:
+            admin.execute(f"drop database {name} with (force)")
+    forget_settings()
 
 
 @pytest.fixture(scope="session")

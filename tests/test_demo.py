@@ -37,11 +37,12 @@ def test_silver_is_the_source_row_for_row_after_the_workload(demo: str) -> None:
         assert differing == 0, table
 
 
-def test_a_second_build_changes_nothing(demo: str) -> None:
+def test_a_second_run_changes_nothing_and_publishes_nothing(demo: str) -> None:
     before = {table: contents(table) for table in tables()}
     assert len(before) >= 7
-    done = lake("build")
-    assert done.returncode == 0, done.stdout
+    done = lake("run")
+    assert done.returncode == 0, done.stderr
+    assert "nothing changed" in done.stderr
     for table, rows in before.items():
         assert contents(table).equals(rows), table
 
@@ -49,8 +50,8 @@ def test_a_second_build_changes_nothing(demo: str) -> None:
 def test_a_full_refresh_gives_what_the_increments_gave(demo: str) -> None:
     of_the_run = ["run_id", "first_seen_at"]  # of the quarantine: when a run first saw a row
     before = {table: contents(table) for table in tables()}
-    done = lake("build", "--full-refresh")
-    assert done.returncode == 0, done.stdout
+    done = lake("run", "--full-refresh")
+    assert done.returncode == 0, done.stderr
     for table, rows in before.items():
         kept = [name for name in rows.column_names if name not in of_the_run]
         assert contents(table).select(kept).equals(rows.select(kept)), table
@@ -69,8 +70,8 @@ def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(
             wait_for_another("capture", process.pid, 60)
     assert summary[0].total > 200
     lag.catch_up()
-    done = lake("build")
-    assert done.returncode == 0, done.stdout
+    done = lake("run")
+    assert done.returncode == 0, done.stderr
     assert all(differing == 0 for _, differing in differences().values())
     changes = catalog().load_table("bronze.changes").scan().to_arrow()
     named = changes.group_by(["source_table", "lsn", "envelope"]).aggregate([])

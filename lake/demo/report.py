@@ -2,13 +2,13 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from trino.dbapi import connect
 
 from lake.settings import ROOT, settings
+from lake.stack import trino
 from lake.stack.status import tables
 
 if TYPE_CHECKING:
@@ -85,17 +85,8 @@ def show(cost: Cost, freshness: Freshness, judged: "Report", console: Console) -
     _next(console)
 
 
-def _ask(query: str) -> tuple[list[str], list[list[Any]]]:
-    """The columns' names and the rows that Trino answers."""
-    host, port = settings().host, settings().ports.trino
-    with connect(host=host, port=port, user="demo", catalog=settings().branch) as connection:
-        cursor = connection.cursor()
-        rows = cursor.execute(query).fetchall()
-        return [column.name for column in cursor.description], rows
-
-
 def _answer(query: str) -> Table:
-    names, rows = _ask(query)
+    names, rows = trino.describe(query)
     listed = _table(*map(str.upper, names))
     for row in rows:
         listed.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
@@ -105,7 +96,7 @@ def _answer(query: str) -> Table:
 def _features(console: Console) -> None:
     from feature_repo import features
 
-    _, ((loan,),) = _ask(NEWEST)
+    ((loan,),) = trino.ask(NEWEST)
     vector = features.online([loan])[loan]
     shown = [f"{name} {value}" for name, value in sorted((vector or {}).items())]
     console.print(f"loan {loan}: {', '.join(shown) or 'none, it is gone'}", highlight=False)

@@ -6,17 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copytree, ignore_patterns
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import psycopg
 from rich.console import Console
 
 from lake import lag
+from lake import run as lake_run
+from lake.branches import branch
+from lake.branches import publish as publishing
+from lake.branches.branch import pinned
+from lake.catalog import catalog
 from lake.credentials import credentials
 from lake.demo import memory, proof, report, workload
 from lake.demo.fill import fill
-from lake.errors import LakeError
-from lake.manifest import dbt, source_tables
+from lake.errors import GateError, LakeError
+from lake.manifest import PROJECT, source_tables
 from lake.stack import lifecycle, postgres, supervisor
+
+if TYPE_CHECKING:
+    from quality.gate import Report
 
 
 @dataclass(frozen=True)
@@ -58,8 +69,6 @@ def run(options: Options, console: Console) -> None:
 
     Raises LakeError where a step can't be done, GateError where the data is not as declared.
     """
-    from quality.gate import validate  # heavy: a mistyped option need not wait for it
-
     began = time.monotonic()
     was_running = supervisor.running()
     try:
@@ -68,19 +77,18 @@ def run(options: Options, console: Console) -> None:
         steps = Steps(console)
         with memory.watched() as peak, source() as connection:
             land(steps, connection, options)
-            freshness = catch_up(steps)
+            freshness, judged = catch_up(steps)
             compare(steps, connection)
-            with steps.step("judge bronze, silver and gold") as said:
-                judged = validate()
-                said.append(f"{len(judged.findings)} expectations")
             serve(steps)
+            break_a_model(steps)
+            go_back(steps)
         cost = report.Cost(ready_seconds, time.monotonic() - began, peak.bytes)
-        report.show(cost, freshness, judged, console)
+        with pinned():
+            report.show(cost, freshness, judged, console)
     except KeyboardInterrupt:
         if not was_running:
             lifecycle.down()
         raise
-    judged.enforce()
 
 
 def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None:
@@ -95,21 +103,28 @@ def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None
             load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
             said.append(f"{sum(load.rows.values()):,} rows" if load else "done before")
         lifecycle.start_capture()
-        with steps.step("build silver and gold, meanwhile"):
-            dbt("build", "--quiet")
+        publish(steps, "build, judge and publish, meanwhile")
     (worked,) = summary
     steps.console.print(f"  the source did {worked.total:,} transactions meanwhile")
 
 
-def catch_up(steps: Steps) -> report.Freshness:
-    """Build what was committed since; returns how long after the last commit it was there."""
+def publish(steps: Steps, name: str) -> "Report":
+    """Do a run; returns what its gates found. Raises GateError where one failed."""
+    with steps.step(name) as said:
+        done = lake_run.run([], lambda _: None)
+        said.append(f"{len(done.judged.findings)} expectations")
+        said.append(f"publish {done.publish}" if done.publish else "no change")
+    return done.judged
+
+
+def catch_up(steps: Steps) -> "tuple[report.Freshness, Report]":
+    """Publish what was committed since; says how long after the last commit it was there."""
     stopped = time.monotonic()
     with steps.step("wait for the last change in bronze"):
         lag.catch_up()
     in_bronze = time.monotonic() - stopped
-    with steps.step("build what changed"):
-        dbt("build", "--quiet")
-    return report.Freshness(in_bronze, time.monotonic() - stopped)
+    judged = publish(steps, "build what changed, judge and publish")
+    return report.Freshness(in_bronze, time.monotonic() - stopped), judged
 
 
 def compare(steps: Steps, connection: psycopg.Connection) -> None:
@@ -132,6 +147,53 @@ def serve(steps: Steps) -> None:
     with steps.step("make a training frame") as said:
         frame = features.training_frame()
         said.append(f"{len(frame):,} rows of {len(frame.columns)} columns")
+
+
+_LOANS = "from {{ ref('fct_loans') }}"
+MISTAKE = (_LOANS, f"{_LOANS} where coalesce(loan_amnt, 0) < 10000")
+"""A mistake that an analyst could make in `agg_loan_approvals`, and unit tests don't see."""
+
+
+def break_a_model(steps: Steps) -> None:
+    """Have a run with a mistake in a model be stopped. Raises LakeError where it is published."""
+    with steps.step("a mistake in a model") as said, TemporaryDirectory() as scratch:
+        broken = Path(scratch) / "dbt_project"
+        copytree(PROJECT, broken, ignore=ignore_patterns("target", "logs"))
+        model = broken / "models" / "gold" / "agg_loan_approvals.sql"
+        model.write_text(model.read_text().replace(*MISTAKE))
+        before = _pointers()
+        select = ("--select", model.stem, "--full-refresh", "--project-dir", str(broken))
+        try:
+            lake_run.run(select, lambda _: None, ["gold"])
+        except GateError as error:
+            found = str(error).splitlines()[0]
+        else:
+            raise LakeError("a model with a mistake in it passed the gates")
+        if _pointers() != before:
+            raise LakeError("a run that was stopped has changed `lake`")
+        branch.drop(branch.refs()[-1].name)  # a user would look into it first
+        said.append("stopped, `lake` as before")
+    steps.console.print(f"  {found}", highlight=False)
+
+
+def go_back(steps: Steps) -> None:
+    """Roll back to the publish before the last one, and forward again."""
+    kept = [one.id for one in publishing.log(2) if one.is_kept]
+    if len(kept) < 2:
+        return
+    with steps.step("roll back, and forward again") as said:
+        now = _pointers()
+        back, forth = publishing.rollback(kept[1]), publishing.rollback(kept[0])
+        if _pointers() != now:
+            raise LakeError("`lake` is not as it was before the rollback")
+        said.append(f"publishes {back} and {forth}")
+
+
+def _pointers() -> dict[tuple[str, ...], str]:
+    """Where `lake` points, for each table of silver and gold."""
+    lake = catalog()
+    names = [name for layer in ("silver", "gold") for name in lake.list_tables(layer)]
+    return {name: lake.load_table(name).metadata_location for name in names}
 
 
 @contextmanager

@@ -4,14 +4,13 @@ import json
 import os
 
 from lake import catalog, parts, source
-from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
 from lake.stack.program import Program, answer, home, tied
 
 
 def program() -> Program:
-    captured, secrets = settings().source, credentials()
+    captured, lake = settings().source, catalog.access(role="capture")
     return Program(
         name="capture",
         command=tied([str(parts.flink_python()), str(ROOT / "streaming" / "capture.py")]),
@@ -29,13 +28,13 @@ def program() -> Program:
             "LAKE_CAPTURE_SLOT": captured.slot,
             "LAKE_CAPTURE_PUBLICATION": captured.publication,
             "LAKE_CAPTURE_CATALOG_URI": catalog.jdbc_url(),
-            "LAKE_CAPTURE_CATALOG_USER": catalog.USER,
-            "LAKE_CAPTURE_CATALOG_PASSWORD": secrets.catalog_password,
-            "LAKE_CAPTURE_CATALOG_NAME": settings().branch,
-            "LAKE_CAPTURE_WAREHOUSE": settings().warehouse,
+            "LAKE_CAPTURE_CATALOG_USER": lake.role,
+            "LAKE_CAPTURE_CATALOG_PASSWORD": lake.password,
+            "LAKE_CAPTURE_CATALOG_NAME": lake.branch,
+            "LAKE_CAPTURE_WAREHOUSE": lake.warehouse,
             "LAKE_CAPTURE_S3_ENDPOINT": settings().s3_endpoint,
-            "LAKE_CAPTURE_S3_ACCESS_KEY": secrets.s3_access_key,
-            "LAKE_CAPTURE_S3_SECRET_KEY": secrets.s3_secret_key,
+            "LAKE_CAPTURE_S3_ACCESS_KEY": lake.access_key,
+            "LAKE_CAPTURE_S3_SECRET_KEY": lake.secret_key,
             "LAKE_CAPTURE_HOST": settings().host,
             "LAKE_CAPTURE_PORT": str(settings().ports.capture),
             "LAKE_CAPTURE_HEAP": settings().heap.capture,

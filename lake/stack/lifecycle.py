@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from lake import catalog, credentials, parts
+from lake import catalog, credentials, object_store, parts
+from lake.branches import branch
 from lake.errors import LakeError
 from lake.settings import settings
 from lake.stack import capture, minio, postgres, spark, supervisor, trino, valkey
@@ -55,10 +56,11 @@ def up() -> None:
                 _wait(everything["postgres"], show)
                 postgres.create_databases()
                 _wait(everything["minio"], show)
-                minio.create_bucket()
+                object_store.create()
                 catalog.create()
                 for name in ("valkey", "trino", "spark"):
                     _wait(everything[name], show)
+                branch.tell_trino()
             if capture.slot_exists():
                 start_capture()
         except BaseException:

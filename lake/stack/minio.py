@@ -1,14 +1,10 @@
-"""MinIO: the object store. Its root account only makes the bucket and the lake's own key."""
-
-from minio import Minio, MinioAdmin
-from minio.credentials.providers import StaticProvider
+"""MinIO: the object store. Who may do what in it stands in `lake/object_store.py`."""
 
 from lake import parts
 from lake.credentials import credentials
+from lake.object_store import ROOT_USER
 from lake.settings import settings
 from lake.stack.program import Program, answer, home, tied
-
-ROOT_USER = "minio"
 
 
 def program() -> Program:
@@ -30,22 +26,3 @@ def program() -> Program:
             "GOMEMLIMIT": "512MiB",
         },
     )
-
-
-def create_bucket() -> None:
-    """Make the lake's bucket, and the key that may read and write it and nothing else."""
-    endpoint = f"{settings().host}:{settings().ports.minio}"
-    root = credentials().minio_root_password
-    client = Minio(endpoint=endpoint, access_key=ROOT_USER, secret_key=root, secure=False)
-    bucket = settings().bucket
-    if not client.bucket_exists(bucket_name=bucket):
-        client.make_bucket(bucket_name=bucket)
-    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
-    statement = {"Effect": "Allow", "Action": ["s3:*"], "Resource": resources}
-    policy = {"Version": "2012-10-17", "Statement": [statement]}
-    account = MinioAdmin(
-        endpoint=endpoint, credentials=StaticProvider(ROOT_USER, root), secure=False
-    )
-    account.user_add(credentials().s3_access_key, credentials().s3_secret_key)
-    account.policy_add("lake", policy=policy)
-    account.policy_set("lake", user=credentials().s3_access_key)

@@ -1,4 +1,4 @@
-"""Postgres: the source, the catalog, Feast's registry: three databases, each with its role."""
+"""Postgres: the source, the catalog, Feast's registry: three databases, each with its owner."""
 
 import os
 import shutil
@@ -9,7 +9,8 @@ import psycopg
 from psycopg import sql
 
 from lake import parts
-from lake.credentials import credentials, write_private
+from lake.catalog import OWNER
+from lake.credentials import ROLES, credentials, write_private
 from lake.errors import LakeError
 from lake.settings import settings
 from lake.stack.program import NOBODY, Program, home, tied, unprivileged
@@ -32,8 +33,9 @@ def configure() -> None:
     data = home("postgres") / "data"
     if not (data / "PG_VERSION").exists():
         _initialise()
-    write_private(data / "postgresql.conf", _configuration())
-    _own(data / "postgresql.conf")
+    for name, text in (("postgresql.conf", _configuration()), ("pg_hba.conf", _ACCESS)):
+        write_private(data / name, text)
+        _own(data / name)
 
 
 def _initialise() -> None:
@@ -76,6 +78,10 @@ password_encryption = scram-sha-256
 """
 
 
+# No line for `replication`: capture, which may replicate, could copy every database by it.
+_ACCESS = "host all all samehost scram-sha-256\n"
+
+
 def connect(database: str, user: str, password: str) -> psycopg.Connection:
     """A connection of `user` to a database of this stack, which commits each statement."""
     return psycopg.connect(
@@ -111,28 +117,37 @@ def create_databases() -> None:
     """Make the roles and their databases where they are missing; passwords are set afresh."""
     secrets = credentials()
     with admin() as connection:
-        for role, password in (
-            ("source", secrets.source_password),
-            ("catalog", secrets.catalog_password),
-            ("feast", secrets.feast_password),
+        _role(connection, "source", secrets.source_password)
+        _role(connection, OWNER, secrets.catalog_password)
+        _role(connection, "feast", secrets.feast_password)
+        for role in ROLES:
+            _role(connection, role, secrets.roles[role].password)
+        connection.execute("alter role capture with replication")
+        for database, owner, users in (
+            ("source", "source", ("capture",)),
+            ("feast", "feast", ()),
+            (settings().catalog_database, OWNER, ROLES),
         ):
-            _role(connection, role, password, "login")
-            found = connection.execute("select 1 from pg_database where datname = %s", [role])
-            if not found.fetchone():
-                name = sql.Identifier(role)
-                connection.execute(sql.SQL("create database {} owner {}").format(name, name))
-            for statement in (
-                "revoke all on database {} from public",
-                "grant connect on database {} to {}",
-            ):
-                name = sql.Identifier(role)
-                connection.execute(sql.SQL(statement).format(name, name))
-        _role(connection, "capture", secrets.capture_password, "login replication")
-        connection.execute("grant connect on database source to capture")
+            _database(connection, database, owner, users)
+        connection.execute("revoke all on database postgres, template1 from public")
 
 
-def _role(connection: psycopg.Connection, role: str, password: str, attributes: str) -> None:
+def _database(
+    connection: psycopg.Connection, database: str, owner: str, users: tuple[str, ...]
+) -> None:
+    """Make a database that nobody but its owner and users can open."""
+    name = sql.Identifier(database)
+    found = connection.execute("select 1 from pg_database where datname = %s", [database])
+    if not found.fetchone():
+        make = sql.SQL("create database {} owner {}")
+        connection.execute(make.format(name, sql.Identifier(owner)))
+    connection.execute(sql.SQL("revoke all on database {} from public").format(name))
+    for user in (owner, *users):
+        allow = sql.SQL("grant connect on database {} to {}")
+        connection.execute(allow.format(name, sql.Identifier(user)))
+
+
+def _role(connection: psycopg.Connection, role: str, password: str) -> None:
     found = connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone()
-    verb = "alter" if found else "create"
-    statement = sql.SQL(f"{verb} role {{}} with {attributes} password {{}}")
+    statement = sql.SQL(f"{'alter' if found else 'create'} role {{}} with login password {{}}")
     connection.execute(statement.format(sql.Identifier(role), sql.Literal(password)))

@@ -89,13 +89,18 @@ def _setpriv(*arguments: str) -> tuple[str, ...]:
 def require(*names: str) -> None:
     """Raise LakeError unless these parts listen: their clients would wait for minutes."""
     for name in names:
-        port = getattr(settings().ports, name)
-        try:
-            socket.create_connection((settings().host, port), timeout=2).close()
-        except OSError:
-            raise LakeError(
-                f"{name} is not up: start it with `lake up`, or see `lake status`"
-            ) from None
+        if not listens(name):
+            raise LakeError(f"{name} is not up: start it with `lake up`, or see `lake status`")
+
+
+def listens(name: str) -> bool:
+    """Whether somebody listens on a part's port."""
+    try:
+        address = settings().host, getattr(settings().ports, name)
+        socket.create_connection(address, timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def answer(port: int, path: str) -> bytes | None:

@@ -7,9 +7,9 @@ import grpc
 import pyspark
 
 from lake import parts
-from lake.catalog import USER, jdbc_url
-from lake.credentials import credentials, write_private
-from lake.settings import settings
+from lake.catalog import access, for_spark
+from lake.credentials import write_private
+from lake.settings import TRUNK, settings
 from lake.stack.program import Program, home, tied
 
 
@@ -28,8 +28,6 @@ def program() -> Program:
         ready=_ready,
         environment={
             "AWS_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": credentials().s3_access_key,
-            "AWS_SECRET_ACCESS_KEY": credentials().s3_secret_key,
             "SPARK_LOCAL_IP": settings().host,
         },
     )
@@ -73,7 +71,7 @@ def configure() -> None:
     """Write Spark's settings and its logging."""
     conf = home("spark") / "conf"
     (home("spark") / "scratch").mkdir(parents=True, exist_ok=True)
-    catalog = f"spark.sql.catalog.{settings().branch}"
+    lake = "\n".join(f"{name} {value}" for name, value in for_spark(access(TRUNK)).items())
     write_private(
         conf / "spark.conf",
         f"""\
@@ -89,19 +87,8 @@ spark.sql.warehouse.dir {home("spark") / "warehouse"}
 spark.sql.catalogImplementation in-memory
 spark.sql.session.timeZone UTC
 spark.sql.shuffle.partitions 2
-spark.sql.defaultCatalog {settings().branch}
 spark.sql.extensions org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions
-{catalog} org.apache.iceberg.spark.SparkCatalog
-{catalog}.type jdbc
-{catalog}.uri {jdbc_url()}
-{catalog}.jdbc.user {USER}
-{catalog}.jdbc.password {credentials().catalog_password}
-{catalog}.jdbc.schema-version V1
-{catalog}.warehouse {settings().warehouse}
-{catalog}.io-impl org.apache.iceberg.aws.s3.S3FileIO
-{catalog}.s3.endpoint {settings().s3_endpoint}
-{catalog}.s3.path-style-access true
-{catalog}.cache-enabled false
+{lake}
 """,
     )
     write_private(

@@ -1,9 +1,12 @@
 """Trino: SQL for people. One small node that coordinates and works."""
 
 import json
+from typing import Any
+
+from trino.dbapi import connect
 
 from lake import parts
-from lake.catalog import USER, jdbc_url
+from lake.catalog import Access, for_trino
 from lake.credentials import credentials, write_private
 from lake.settings import settings
 from lake.stack.program import Program, answer, home, tied
@@ -27,8 +30,9 @@ def program() -> Program:
         ports={"trino": settings().ports.trino},
         ready=_ready,
         environment={
-            "CATALOG_PASSWORD": credentials().catalog_password,
-            "S3_SECRET_KEY": credentials().s3_secret_key,
+            "READER_PASSWORD": credentials().roles["reader"].password,
+            "READER_SECRET_KEY": credentials().roles["reader"].s3_secret_key,
+            "BUILDER_PASSWORD": credentials().roles["builder"].password,
         },
     )
 
@@ -72,31 +76,43 @@ query.max-memory=400MB
 query.max-memory-per-node=400MB
 memory.heap-headroom-per-node=150MB
 task.concurrency=2
+catalog.management=dynamic
+catalog.store=file
 """,
     )
+    (etc / "catalog").mkdir(mode=0o700, exist_ok=True)
     write_private(etc / "log.properties", "io.trino=WARN\nio.airlift=WARN\n")
-    write_private(
-        etc / "catalog" / "lake.properties",
-        f"""\
-connector.name=iceberg
-iceberg.catalog.type=jdbc
-iceberg.jdbc-catalog.catalog-name={settings().branch}
-iceberg.jdbc-catalog.driver-class=org.postgresql.Driver
-iceberg.jdbc-catalog.schema-version=V1
-iceberg.jdbc-catalog.connection-url={jdbc_url()}
-iceberg.jdbc-catalog.connection-user={USER}
-iceberg.jdbc-catalog.connection-password=${{ENV:CATALOG_PASSWORD}}
-iceberg.jdbc-catalog.default-warehouse-dir={settings().warehouse}
-iceberg.unique-table-location=true
-iceberg.format-version=2
-fs.native-s3.enabled=true
-s3.endpoint={settings().s3_endpoint}
-s3.region=us-east-1
-s3.path-style-access=true
-s3.aws-access-key={credentials().s3_access_key}
-s3.aws-secret-key=${{ENV:S3_SECRET_KEY}}
-""",
-    )
+
+
+def add_catalog(opened: Access) -> None:
+    """Have Trino know a branch, as a catalog of its name, unless it does."""
+    listed = ", ".join(f"\"{name}\" = '{value}'" for name, value in for_trino(opened).items())
+    ask(f'create catalog if not exists "{opened.branch}" using iceberg with ({listed})')
+
+
+def drop_catalog(branch: str) -> None:
+    """Have Trino forget a branch."""
+    ask(f'drop catalog if exists "{branch}"')
+
+
+def catalogs() -> list[str]:
+    """The branches that Trino knows."""
+    return [name for (name,) in ask("show catalogs") if name != "system"]
+
+
+def ask(query: str) -> list[list[Any]]:
+    """The rows that Trino answers, on this process's branch."""
+    _, rows = describe(query)
+    return rows
+
+
+def describe(query: str) -> tuple[list[str], list[list[Any]]]:
+    """The columns' names and the rows that Trino answers, on this process's branch."""
+    host, port, branch = settings().host, settings().ports.trino, settings().branch
+    with connect(host=host, port=port, user="lake", catalog=branch) as connection:
+        cursor = connection.cursor()
+        rows = cursor.execute(query).fetchall()
+        return [column.name for column in cursor.description or ()], rows
 
 
 def _ready() -> bool:

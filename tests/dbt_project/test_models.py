@@ -30,14 +30,16 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
+from lake.branches import branch
 from lake.catalog import catalog
 from lake.manifest import PROJECT
+from lake.settings import on_branch
 from tests.conftest import end_spark_session
 
 Row = dict[str, Any]
 Table = list[Row]
 
-BRONZE, SUFFIX, AFRESH = "bronze_oracle", "_oracle", "_oracle_afresh"
+BRANCH, BRONZE, SUFFIX, AFRESH = "oracle", "bronze_oracle", "_oracle", "_oracle_afresh"
 LOAN: dict[str, IcebergType] = {
     "loan_id": LongType(),
     "person_age": IntegerType(),
@@ -301,13 +303,6 @@ def _land_snapshot(source: Source) -> tuple[int, datetime]:
     return lsn, taken_at
 
 
-def _drop(namespace: str) -> None:
-    if catalog().namespace_exists(namespace):
-        for table in catalog().list_tables(namespace):
-            catalog().drop_table(table)
-        catalog().drop_namespace(namespace)
-
-
 # --- what dbt builds ------------------------------------------------------------------------------
 
 
@@ -534,19 +529,21 @@ def _assert_as_expected(oracle: Oracle) -> None:
 
 
 @pytest.fixture
-def namespaces(lake_stack: object) -> Iterator[None]:
-    names = [BRONZE, *(f"{layer}{s}" for layer in ("silver", "gold") for s in (SUFFIX, AFRESH))]
-    for name in names:
-        _drop(name)
-    _create_bronze()
-    yield
-    end_spark_session()
-    for name in names:
-        _drop(name)
+def branched(lake_stack: Path) -> Iterator[None]:
+    """A branch of its own, with empty tables of bronze."""
+    branch.create(BRANCH)
+    try:
+        with on_branch(BRANCH), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("LAKE_BRANCH", BRANCH)
+            _create_bronze()
+            yield
+    finally:
+        end_spark_session()
+        branch.drop(BRANCH)
 
 
 def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
-    namespaces: None, tmp_path: Path
+    branched: None, tmp_path: Path
 ) -> None:
     source, oracle = Source(random.Random(20261124)), Oracle()
     for _ in range(60):
@@ -589,7 +586,7 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
     _assert_as_expected(oracle)
 
 
-def test_a_truncate_ends_the_build_and_says_what_to_do(namespaces: None, tmp_path: Path) -> None:
+def test_a_truncate_ends_the_build_and_says_what_to_do(branched: None, tmp_path: Path) -> None:
     source = Source(random.Random(20261125))
     row = source.loan()
     source.loans[row["loan_id"]] = row

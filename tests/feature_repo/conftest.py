@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,10 +11,9 @@ from psycopg import sql
 
 from feature_repo import features
 from feature_repo.connections import registry
-from lake import catalog as lake_catalog
+from lake.branches import branch
 from lake.catalog import catalog
-from lake.settings import LAYERS, settings
-from tests.conftest import forget_settings
+from lake.settings import on_branch
 
 NOON = datetime(2026, 5, 1, 12, tzinfo=UTC)
 TIME = pa.timestamp("us", "UTC")
@@ -101,25 +99,15 @@ def forget(project: str) -> None:
 
 
 @pytest.fixture
-def gold(lake_stack: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+def gold(own_lake: str) -> Iterator[str]:
     """Three loans, online; yields the name of their branch."""
-    branch = f"features-{abs(hash(request.node.name)) % 10**9}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAKE_BRANCH", branch)
-        forget_settings()
-        features.store.cache_clear()
-        lake_catalog.create()
-        for name, schema in (("gold.ftr_loans", FEATURES), ("gold.fct_loans", LOANS)):
-            place = f"{settings().warehouse}/branches/{branch}/{name.replace('.', '/')}"
-            catalog().create_table(name, schema, location=place)
+    name = f"features_{own_lake}"
+    branch.create(name)
+    with on_branch(name):
+        catalog().create_table("gold.ftr_loans", FEATURES)
+        catalog().create_table("gold.fct_loans", LOANS)
         land(*(version(loan, NOON) for loan in (1, 2, 3)))
         exist(1, 2, 3)
         features.materialize()
-        yield branch
-        forget(branch)
-        for name in ("gold.ftr_loans", "gold.fct_loans"):
-            catalog().purge_table(name)
-        for layer in LAYERS:
-            catalog().drop_namespace(layer)
-    forget_settings()
-    features.store.cache_clear()
+        yield name
+        forget(name)

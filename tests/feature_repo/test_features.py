@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,12 @@ import pytest
 
 from feature_repo import features
 from feature_repo.connections import ValkeyOnlineStore, registry
+from lake.branches import branch
 from lake.catalog import catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
-from tests.conftest import forget_settings
+from lake.settings import environment, on_branch
+from tests.conftest import secret_values
 from tests.feature_repo.conftest import NOON, exist, forget, land, version
 
 HOUR, TICK = timedelta(hours=1), timedelta(microseconds=1)
@@ -31,18 +31,6 @@ def served(loan_id: int, feature: str = "credit_score") -> Any:
 
 def valkey() -> Any:
     return features._online_store().client(features.store().config)
-
-
-@contextmanager
-def branch(name: str) -> Iterator[None]:
-    """Work on another branch for a while."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAKE_BRANCH", name)
-        forget_settings()
-        features.store.cache_clear()
-        yield
-    forget_settings()
-    features.store.cache_clear()
 
 
 def test_the_newest_version_of_each_loan_is_online_to_the_microsecond(gold: str) -> None:
@@ -134,7 +122,9 @@ def test_two_runs_at_once_are_kept_apart(gold: str) -> None:
 
 
 def test_a_branch_whose_name_ends_alike_keeps_its_values(gold: str) -> None:
-    with branch(f"of-{gold}"):
+    alike = f"of_{gold}"
+    branch.create(alike)
+    with on_branch(alike):
         features.apply()
         features.store().write_to_online_store(
             features.VIEW, pd.DataFrame([version(9, NOON, credit_score=555)])
@@ -142,9 +132,9 @@ def test_a_branch_whose_name_ends_alike_keeps_its_values(gold: str) -> None:
     valkey().delete(features._mark_key(features.store().get_feature_view(features.VIEW)))
     features.materialize()
     assert served(9) is None
-    with branch(f"of-{gold}"):
+    with on_branch(alike):
         assert served(9) == 555
-        forget(f"of-{gold}")
+        forget(alike)
 
 
 def test_training_sees_a_loan_as_it_was_when_it_was_decided(gold: str) -> None:
@@ -170,11 +160,7 @@ def test_online_equals_offline_as_of_the_same_moment(gold: str) -> None:
 
 
 def test_no_secret_is_in_the_registry_or_beside_the_definitions(gold: str) -> None:
-    secrets = [
-        value.encode()
-        for name, value in credentials().model_dump().items()
-        if name != "s3_access_key"  # it is called as the lake is
-    ]
+    secrets = [value.encode() for value in secret_values()]
     kept = [path.read_bytes() for path in features.HERE.glob("*") if path.is_file()]
     with psycopg.connect(**registry()) as connection:
         tables = connection.execute(
@@ -191,6 +177,12 @@ def test_no_secret_is_in_the_registry_or_beside_the_definitions(gold: str) -> No
 def test_feast_apply_needs_nothing_but_a_running_stack(gold: str) -> None:
     feast = Path(sys.executable).with_name("feast")
     for _ in range(2):
-        done = subprocess.run([feast, "apply"], cwd=features.HERE, capture_output=True, text=True)
+        done = subprocess.run(
+            [feast, "apply"],
+            cwd=features.HERE,
+            env=os.environ | environment(),
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
     assert not [name for name, value in os.environ.items() if credentials().feast_password in value]

@@ -1,8 +1,7 @@
-"""A source database, slot, publication and catalog of each test's own, on the shared stack."""
+"""A source database, slot, publication and lake of each test's own, on the shared stack."""
 
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -15,24 +14,21 @@ Declare = Callable[..., SourceTable]
 
 @pytest.fixture
 def owner(
-    lake_stack: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    own_lake: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[psycopg.Connection]:
     """The source's superuser, in an empty database that the lake's settings now name."""
-    from lake import catalog
     from lake.stack import postgres
 
     name = re.sub(r"\W", "_", request.node.name)[:40]
     with postgres.admin() as admin:
         admin.execute(f'create database "{name}"')
     for setting, value in (
-        ("LAKE_BRANCH", name),
         ("LAKE_SOURCE__DATABASE", name),
         ("LAKE_SOURCE__SLOT", name.lower()),
         ("LAKE_SOURCE__PUBLICATION", name),
     ):
         monkeypatch.setenv(setting, value)
     forget_settings()
-    catalog.create()
     with postgres.admin(name) as connection:
         yield connection
     with postgres.admin() as admin:

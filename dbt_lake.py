@@ -1,0 +1,46 @@
+"""Has dbt work on a branch: `LAKE_BRANCH=mine dbt build`.
+
+dbt loads modules whose names begin with `dbt_` as its plugins. On Spark a branch is a catalog that
+each session brings along, secrets included, which have no place in `profiles.yml`.
+"""
+
+import json
+import os
+import warnings
+
+from dbt.flags import get_flags
+from dbt.plugins.manager import dbtPlugin
+from dbt_common.exceptions import DbtRuntimeError
+
+from lake.catalog import access, for_spark
+from lake.errors import LakeError
+from lake.settings import TRUNK, settings
+
+BUILDING = ("build", "run", "seed", "snapshot", "clone")
+OFFLINE = ("clean", "debug", "deps", "init", "list", "parse")
+
+
+class Branch(dbtPlugin):
+    """Opens the branch that the process is on, before anything is connected to."""
+
+    def initialize(self) -> None:
+        """Raise DbtRuntimeError where there is no such branch, or it is not to be built on."""
+        # dbt-spark asks for Hive's catalog at each statement, and Spark Connect has none.
+        warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
+        command, branch = get_flags().WHICH, settings().branch  # type: ignore[no-untyped-call]
+        if command in OFFLINE or (branch == TRUNK and command not in BUILDING):
+            return
+        try:
+            opened = access()
+        except LakeError as error:
+            raise DbtRuntimeError(str(error)) from None
+        if command in BUILDING and not opened.is_writable:
+            raise DbtRuntimeError(
+                f"`{branch}` is not built on: `lake branch create NAME`, then LAKE_BRANCH=NAME"
+            )
+        # What PySpark sets in each session that it opens.
+        os.environ["PYSPARK_REMOTE_INIT_CONF_LEN"] = "1"
+        os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
+
+
+plugins = [Branch]

@@ -1,0 +1,104 @@
+"""Publishing a branch, what was published, and going back to it."""
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from psycopg.rows import class_row
+
+from lake import catalog, lag
+from lake.branches import branch
+from lake.settings import ROOT, on_branch, settings
+
+
+@dataclass(frozen=True)
+class Publish:
+    """One publish or rollback. `lsn` is how far into the source's WAL its rows reach.
+
+    `tables` are those that it moved; `restored` is the publish that a rollback went back to;
+    `is_kept` says whether it can still be rolled back to.
+    """
+
+    id: int
+    kind: str
+    at: datetime
+    author: str
+    code_version: str | None
+    run_id: str | None
+    lsn: int | None
+    restored: int | None
+    is_kept: bool
+    tables: Sequence[str]
+
+
+def publish(name: str) -> int | None:
+    """Move all that a branch changed to `lake`, at once; the branch ends. Returns the publish's id.
+
+    None where the branch changed nothing.
+
+    Raises LakeError where a changed table moved on `lake` meanwhile; then nothing is moved.
+    """
+    with on_branch(name):
+        key = catalog.access().access_key
+        lsn = lag.silver_lsn()
+    made = branch.call(
+        "publisher",
+        "select lake.publish(%s, %s, %s, %s)",
+        name,
+        settings().author,
+        code_version(),
+        lsn,
+    )
+    branch.end(name, key)
+    return None if made is None else int(made)
+
+
+def rollback(to: int) -> int | None:
+    """Have `lake` be as it was after publish `to`, as a publish of its own; returns its id.
+
+    None where `lake` is like that already.
+
+    Raises LakeError where that publish is not kept.
+    """
+    made = branch.call(
+        "publisher", "select lake.rollback(%s, %s, %s)", to, settings().author, code_version()
+    )
+    return None if made is None else int(made)
+
+
+def log(limit: int | None = None) -> list[Publish]:
+    """What was published, the last first."""
+    with (
+        catalog.connect("reader") as connection,
+        connection.cursor(row_factory=class_row(Publish)) as cursor,
+    ):
+        return cursor.execute(
+            """
+            select
+                id, kind, at, author, code_version, run_id, lsn, restored, is_kept,
+                array(
+                    select table_namespace || '.' || table_name
+                    from lake.moves where publish_id = id
+                    order by table_namespace, table_name
+                ) as tables
+            from lake.publishes
+            order by id desc
+            limit %s
+            """,
+            [limit],
+        ).fetchall()
+
+
+def code_version() -> str | None:
+    """The checkout's commit, with `-dirty` where files differ from it; None without git."""
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 - any git will do
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None

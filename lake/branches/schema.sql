@@ -1,0 +1,480 @@
+-- Branches, publishes and tags of a lake, as SQL over Iceberg's table of pointers.
+--
+-- `iceberg_tables` is Iceberg's own (JDBC catalog, schema V1): for each catalog, which is to say
+-- branch, where each table's newest metadata file is. `lake` is what everybody reads. A branch is a
+-- copy of the rows of `lake`; to publish it is to move the rows of `lake` that it changed.
+--
+-- Everything here can be run again. It is run as the owner of the database; roles are made before.
+
+create table if not exists iceberg_tables (
+    catalog_name varchar(255) not null,
+    table_namespace varchar(255) not null,
+    table_name varchar(255) not null,
+    metadata_location varchar(1000),
+    previous_metadata_location varchar(1000),
+    iceberg_type varchar(5),
+    primary key (catalog_name, table_namespace, table_name)
+);
+
+create table if not exists iceberg_namespace_properties (
+    catalog_name varchar(255) not null,
+    namespace varchar(255) not null,
+    property_key varchar(255) not null,
+    property_value varchar(1000),
+    primary key (catalog_name, namespace, property_key)
+);
+
+create schema if not exists lake;
+
+-- Every catalog but `lake`: branches, which their owners write; tags and pins, which nobody does.
+create table if not exists lake.refs (
+    name text primary key
+    check (name ~ '^[a-z][a-z0-9_]{0,62}$' and name not in ('lake', 'system', 'spark_catalog')),
+    kind text not null check (kind in ('branch', 'tag', 'pin')),
+    owner text not null,
+    created_at timestamptz not null default now(),
+    expires_at timestamptz, -- null: kept until it is dropped
+    publish_id bigint not null, -- what was published last when it began; 0 before the first
+    location text, -- where a branch keeps the files of its new tables, below the bucket
+    state text not null default '' -- of a run's branch: running, or why it failed
+);
+
+-- A branch's pointers as they were when it began.
+create table if not exists lake.bases (
+    ref text not null references lake.refs on delete cascade,
+    table_namespace text not null,
+    table_name text not null,
+    metadata_location text not null,
+    primary key (ref, table_namespace, table_name)
+);
+
+-- The object store's key of a branch: it may delete that branch's own files, and dies with it.
+create table if not exists lake.keys (
+    ref text primary key references lake.refs on delete cascade,
+    access_key text not null,
+    secret_key text not null
+);
+
+create table if not exists lake.publishes (
+    id bigint primary key, -- 1, 2, 3, … in the order in which they became visible
+    kind text not null check (kind in ('publish', 'rollback')),
+    at timestamptz not null default clock_timestamp(),
+    author text not null,
+    code_version text, -- of the checkout that built it
+    run_id text, -- the branch that was published
+    lsn bigint, -- how far into the source's WAL its rows reach
+    restored bigint references lake.publishes, -- what a rollback went back to
+    is_kept boolean not null default true -- whether the files that it pointed to are kept
+);
+
+-- What a publish did: `before` is null for a new table, `after` for a dropped one.
+create table if not exists lake.moves (
+    publish_id bigint not null references lake.publishes,
+    table_namespace text not null,
+    table_name text not null,
+    before text,
+    after text,
+    primary key (publish_id, table_namespace, table_name)
+);
+create index if not exists moves_by_table
+on lake.moves (table_namespace, table_name, publish_id);
+
+
+-- The pointers of `lake` as they were after a publish. Tables that no later publish moved, bronze
+-- among them, are as they are now.
+create or replace function lake.state_at(publish bigint)
+returns table (table_namespace text, table_name text, metadata_location text)
+language sql stable
+as $$
+    select
+        table_namespace,
+        table_name,
+        case when later.moved then later.before else now.metadata_location end
+    from (
+        select table_namespace, table_name, metadata_location
+        from public.iceberg_tables
+        where catalog_name = 'lake'
+    ) as now
+    full join (
+        select distinct on (table_namespace, table_name)
+            table_namespace,
+            table_name,
+            before,
+            true as moved
+        from lake.moves
+        where publish_id > publish
+        order by table_namespace, table_name, publish_id
+    ) as later using (table_namespace, table_name)
+    where case when later.moved then later.before else now.metadata_location end is not null
+$$;
+
+
+-- A new ref. One statement, and so one snapshot of the catalog: no publish shows by half.
+create or replace function lake.create_ref(
+    ref text, kind text, owner text, lifetime interval, location text, publish bigint
+) returns void
+language plpgsql
+as $$
+begin
+    with source as materialized (
+        select * from lake.state_at(publish)
+    ),
+    named as (
+        insert into lake.refs (name, kind, owner, expires_at, publish_id, location)
+        select
+            ref, kind, owner, now() + lifetime,
+            (select coalesce(max(id), 0) from lake.publishes where id <= publish),
+            location
+    ),
+    copied as (
+        insert into iceberg_tables (
+            catalog_name, table_namespace, table_name, metadata_location, iceberg_type
+        )
+        select ref, table_namespace, table_name, metadata_location, 'TABLE' from source
+    ),
+    namespaces as (
+        insert into iceberg_namespace_properties
+        select ref, namespace, property_key, property_value
+        from iceberg_namespace_properties
+        where catalog_name = 'lake'
+    )
+    insert into lake.bases
+    select ref, table_namespace, table_name, metadata_location from source
+    where kind = 'branch';
+exception
+    when check_violation then
+        raise exception using errcode = 'LK001', message = format(
+            '`%s` is no name for a %s: use lower-case letters, digits and _, a letter first',
+            ref, kind
+        );
+    when unique_violation then
+        raise exception using errcode = 'LK002', message = format(
+            'there is a %s `%s` already: choose another name, or drop it first',
+            (select r.kind from lake.refs as r where r.name = ref), ref
+        );
+end $$;
+
+create or replace function lake.create_branch(
+    branch text, owner text, lifetime interval, location text, access_key text, secret_key text
+) returns void
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+begin
+    perform lake.create_ref(branch, 'branch', owner, lifetime, location, 9223372036854775807);
+    insert into lake.keys values (branch, access_key, secret_key);
+end $$;
+
+-- A name under which the lake, as it is now or was after a publish, stays as it is.
+create or replace function lake.create_tag(tag text, owner text, publish bigint) returns void
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+begin
+    perform lake.must_be_kept(publish);
+    perform lake.create_ref(
+        tag, 'tag', owner, null, null, coalesce(publish, 9223372036854775807)
+    );
+end $$;
+
+-- `publish_<id>`: a publish, for readers of several tables. Of the last one, unless told otherwise.
+-- It lives on for `lifetime` after it was last asked for.
+create or replace function lake.pin(publish bigint, owner text, lifetime interval) returns text
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+declare
+    pinned bigint := coalesce(publish, (select max(id) from lake.publishes), 0);
+    ref text := 'publish_' || pinned;
+begin
+    perform lake.must_be_kept(publish);
+    update lake.refs set expires_at = greatest(expires_at, now() + lifetime)
+    where name = ref and kind = 'pin';
+    if not found then
+        begin
+            perform lake.create_ref(ref, 'pin', owner, lifetime, null, pinned);
+        exception when sqlstate 'LK002' then null; -- somebody else did, just now
+        end;
+    end if;
+    return ref;
+end $$;
+
+create or replace function lake.must_be_kept(publish bigint) returns void
+language plpgsql
+as $$
+begin
+    if publish is not null
+        and not exists (select from lake.publishes where id = publish and is_kept)
+    then
+        raise exception using errcode = 'LK003', message = format(
+            'there is no publish %s, or its files are no longer kept: see `lake log`', publish
+        );
+    end if;
+end $$;
+
+
+-- Publishing. Publishes come one after the other; each is one transaction.
+create or replace function lake.publish(
+    branch text, author text, code_version text, lsn bigint
+) returns bigint
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+declare
+    publish bigint := lake.begin_publish('publish', author, code_version, branch, lsn, null);
+begin
+    if not exists (select from lake.refs where name = branch and kind = 'branch') then
+        raise exception using errcode = 'LK004', message = format(
+            'there is no branch `%s`: see `lake branch list`', branch
+        );
+    end if;
+    insert into lake.moves
+    select publish, table_namespace, table_name, base.metadata_location, mine.metadata_location
+    from (select * from iceberg_tables where catalog_name = branch) as mine
+    full join (select * from lake.bases where ref = branch) as base
+        using (table_namespace, table_name)
+    where mine.metadata_location is distinct from base.metadata_location;
+    insert into iceberg_namespace_properties
+    select 'lake', namespace, property_key, property_value from iceberg_namespace_properties
+    where catalog_name = branch
+    on conflict do nothing;
+    perform lake.drop_ref(branch);
+    if lake.apply_moves(publish) = 0 then
+        delete from lake.publishes where id = publish;
+        return null;
+    end if;
+    return publish;
+end $$;
+
+-- Everything as it was after an earlier publish: itself a publish.
+create or replace function lake.rollback(
+    target bigint, author text, code_version text
+) returns bigint
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+declare
+    publish bigint := lake.begin_publish(
+        'rollback', author, code_version, null,
+        (select p.lsn from lake.publishes as p where p.id = target), target
+    );
+begin
+    perform lake.must_be_kept(target);
+    insert into lake.moves
+    select publish, table_namespace, table_name, now.metadata_location, target_.metadata_location
+    from (select * from iceberg_tables where catalog_name = 'lake') as now
+    full join lake.state_at(target) as target_ using (table_namespace, table_name)
+    where now.metadata_location is distinct from target_.metadata_location;
+    if lake.apply_moves(publish) = 0 then
+        delete from lake.publishes where id = publish;
+        return null;
+    end if;
+    return publish;
+end $$;
+
+create or replace function lake.begin_publish(
+    kind text, author text, code_version text, run_id text, lsn bigint, restored bigint
+) returns bigint
+language sql
+as $$
+    select pg_advisory_xact_lock(hashtext('lake.publish'));
+    insert into lake.publishes (id, kind, author, code_version, run_id, lsn, restored)
+    select
+        (select coalesce(max(id), 0) + 1 from lake.publishes),
+        kind, author, code_version, run_id, lsn, restored
+    returning id;
+$$;
+
+-- Move the pointers of `lake`, all or none; returns how many. A table whose pointer is no longer
+-- where the publish found it is a conflict. An engine that commits at the same moment waits for the
+-- row that is being moved, and then finds that its own change has lost; or the other way round.
+create or replace function lake.apply_moves(publish bigint) returns bigint
+language plpgsql
+as $$
+declare
+    wanted bigint;
+    moved bigint;
+    more bigint;
+    conflicts text;
+begin
+    select string_agg(table_namespace || '.' || table_name, ', ' order by table_name)
+    into conflicts
+    from lake.moves
+    where publish_id = publish and table_namespace = 'bronze';
+    if conflicts is not null then
+        raise exception using errcode = 'LK005', message = format(
+            '%s: bronze is append-only and not published to: drop the branch', conflicts
+        );
+    end if;
+
+    select string_agg(m.table_namespace || '.' || m.table_name, ', ' order by m.table_name)
+    into conflicts
+    from lake.moves as m
+    left join iceberg_tables as l
+        on l.catalog_name = 'lake'
+        and l.table_namespace = m.table_namespace
+        and l.table_name = m.table_name
+    where m.publish_id = publish and l.metadata_location is distinct from m.before;
+    if conflicts is not null then
+        raise exception using errcode = 'LK006', message = format(
+            '%s moved on `lake` since this branch began; nothing was published: '
+            'build it anew on a fresh branch', conflicts
+        );
+    end if;
+
+    update iceberg_tables as l
+    set previous_metadata_location = l.metadata_location, metadata_location = m.after
+    from lake.moves as m
+    where
+        m.publish_id = publish
+        and l.catalog_name = 'lake'
+        and l.table_namespace = m.table_namespace
+        and l.table_name = m.table_name
+        and l.metadata_location = m.before
+        and m.after is not null;
+    get diagnostics moved = row_count;
+
+    insert into iceberg_tables (
+        catalog_name, table_namespace, table_name, metadata_location, iceberg_type
+    )
+    select 'lake', table_namespace, table_name, after, 'TABLE'
+    from lake.moves
+    where publish_id = publish and before is null
+    on conflict do nothing;
+    get diagnostics more = row_count;
+    moved := moved + more;
+
+    delete from iceberg_tables as l
+    using lake.moves as m
+    where
+        m.publish_id = publish
+        and l.catalog_name = 'lake'
+        and l.table_namespace = m.table_namespace
+        and l.table_name = m.table_name
+        and l.metadata_location = m.before
+        and m.after is null;
+    get diagnostics more = row_count;
+    moved := moved + more;
+
+    select count(*) into wanted from lake.moves where publish_id = publish;
+    if moved <> wanted then
+        raise exception using errcode = 'LK006',
+            message = 'a table moved on `lake` at this very moment; nothing was published: try again';
+    end if;
+    return moved;
+end $$;
+
+
+create or replace function lake.drop_ref(ref text) returns void
+language plpgsql
+as $$
+begin
+    delete from lake.refs where name = ref;
+    delete from iceberg_tables where catalog_name = ref;
+    delete from iceberg_namespace_properties where catalog_name = ref;
+end $$;
+
+create or replace function lake.drop_branch(branch text) returns void
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+begin
+    perform lake.must_be(branch, 'branch');
+    perform lake.drop_ref(branch);
+end $$;
+
+create or replace function lake.drop_tag(tag text) returns void
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+begin
+    perform lake.must_be(tag, 'tag');
+    perform lake.drop_ref(tag);
+end $$;
+
+create or replace function lake.must_be(ref text, wanted text) returns void
+language plpgsql
+as $$
+begin
+    if not exists (select from lake.refs where name = ref and kind = wanted) then
+        raise exception using errcode = 'LK004', message = format(
+            'there is no %s `%s`: see `lake %s list`', wanted, ref, wanted
+        );
+    end if;
+end $$;
+
+create or replace function lake.mark_branch(branch text, state text) returns void
+language sql security definer set search_path = public, pg_temp
+as $$
+    update lake.refs as r set state = mark_branch.state where r.name = branch and r.kind = 'branch'
+$$;
+
+-- Refs whose time is over; returns their names.
+create or replace function lake.drop_expired(at timestamptz) returns setof text
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+declare
+    ref text;
+begin
+    for ref in select name from lake.refs where expires_at <= at loop
+        perform lake.drop_ref(ref);
+        return next ref;
+    end loop;
+end $$;
+
+-- Publishes that can't be rolled back to any more: old ones, but never the last `kept`.
+create or replace function lake.forget_publishes(before timestamptz, kept bigint) returns bigint
+language sql security definer set search_path = public, pg_temp
+as $$
+    with forgotten as (
+        update lake.publishes set is_kept = false
+        where is_kept and at < before and id <= (select max(id) - kept from lake.publishes)
+        returning 1
+    )
+    select count(*) from forgotten;
+$$;
+
+
+-- Who may do what. Functions above that are `security definer` are the only way to move a pointer
+-- of `lake`, but for bronze; and the owner, whom no service works as.
+revoke all on all functions in schema lake from public;
+grant usage on schema lake to reader, builder, publisher, ingest, capture, maintenance;
+grant select on all tables in schema public
+to reader, builder, publisher, ingest, capture, maintenance;
+grant select on lake.refs, lake.bases, lake.publishes, lake.moves
+to reader, builder, publisher, ingest, capture, maintenance;
+grant select on lake.keys to builder;
+grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
+grant insert, update on iceberg_tables to ingest;
+grant update on iceberg_tables to capture, maintenance;
+grant execute on function lake.state_at to reader, builder, publisher, maintenance;
+grant execute on function lake.pin to reader, builder, publisher;
+grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
+grant execute on function lake.publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
+grant execute on function lake.drop_expired, lake.forget_publishes to maintenance;
+
+alter table iceberg_tables enable row level security;
+alter table iceberg_namespace_properties enable row level security;
+
+drop policy if exists reading on iceberg_tables;
+create policy reading on iceberg_tables for select using (true);
+drop policy if exists reading on iceberg_namespace_properties;
+create policy reading on iceberg_namespace_properties for select using (true);
+
+drop policy if exists building on iceberg_tables;
+create policy building on iceberg_tables to builder
+using (
+    table_namespace <> 'bronze'
+    and catalog_name in (select name from lake.refs where kind = 'branch')
+);
+drop policy if exists building on iceberg_namespace_properties;
+create policy building on iceberg_namespace_properties to builder
+using (catalog_name in (select name from lake.refs where kind = 'branch'));
+
+drop policy if exists ingesting on iceberg_tables;
+create policy ingesting on iceberg_tables for insert to ingest
+with check (catalog_name = 'lake' and table_namespace = 'bronze');
+drop policy if exists ingesting_more on iceberg_tables;
+create policy ingesting_more on iceberg_tables for update to ingest
+using (catalog_name = 'lake' and table_namespace = 'bronze');
+
+drop policy if exists capturing on iceberg_tables;
+create policy capturing on iceberg_tables for update to capture
+using (catalog_name = 'lake' and table_namespace = 'bronze' and table_name = 'changes');
+
+drop policy if exists maintaining on iceberg_tables;
+create policy maintaining on iceberg_tables for update to maintenance
+using (catalog_name = 'lake');

@@ -1,0 +1,86 @@
+"""A run: build on a branch of its own, judge what was built, publish it; all of it or nothing."""
+
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from lake import catalog
+from lake.branches import branch, publish
+from lake.errors import LakeError
+from lake.manifest import dbt
+from lake.settings import LAYERS, on_branch
+
+PREFIX, RUNNING = "run_", "running"
+
+
+if TYPE_CHECKING:
+    from quality.gate import Report
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run found, and published as what; None and nothing where nothing had changed."""
+
+    judged: "Report"
+    publish: int | None
+    tables: Sequence[str]
+
+
+def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str] = LAYERS) -> Run:
+    """Build, judge layers and publish; `options` are for `dbt build`, `say` is told each step.
+
+    Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
+    and the branch is kept to look into.
+    """
+    from quality.gate import validate  # heavy
+
+    with _alone():
+        for name in _leftovers():
+            branch.drop(name)
+            say(f"dropped {name}: its run was killed")
+        name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
+        branch.create(name)
+        branch.call("builder", "select lake.mark_branch(%s, %s)", name, RUNNING)
+        try:
+            with on_branch(name):
+                say(f"building on {name}")
+                dbt("build", "--quiet", *options)
+                say("judging")
+                judged = validate(layers)
+                judged.enforce()
+            published = publish.publish(name)
+        except LakeError as error:
+            branch.call(
+                "builder", "select lake.mark_branch(%s, %s)", name, str(error).splitlines()[0][:200]
+            )
+            raise type(error)(
+                f"{error}\n`lake` is untouched, the branch is kept: `lake diff {name}`, "
+                f"catalog {name} of Trino; then `lake branch drop {name}`"
+            ) from None
+        except KeyboardInterrupt:
+            branch.drop(name)
+            raise
+    tables = publish.log(1)[0].tables if published else ()
+    return Run(judged, published, tables)
+
+
+def _leftovers() -> list[str]:
+    """The branches of runs that were killed. To be asked while no run is at work."""
+    return [
+        ref.name
+        for ref in branch.refs()
+        if ref.name.startswith(PREFIX) and ref.state in (RUNNING, "")
+    ]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep two runs apart; the database lets go of the lock of a run that died."""
+    with catalog.connect("builder") as connection:
+        taken = connection.execute("select pg_try_advisory_lock(hashtext('lake.run'))").fetchone()
+        if taken != (True,):
+            raise LakeError("another `lake run` is at work: wait for it")
+        yield
