@@ -7,6 +7,7 @@ roles that will do. Whoever opens the lake does it by this.
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 
 import psycopg
 from pyiceberg.catalog import Catalog
@@ -135,10 +136,11 @@ def for_spark(opened: Access) -> dict[str, str]:
     }
 
 
-def for_trino(opened: Access) -> dict[str, str]:
-    """What makes a catalog of Trino's; roles' secrets are in its environment (`stack/trino.py`)."""
-    by_role = opened.role.upper()
-    own_key = opened.access_key != opened.role
+def for_trino(opened: Access, key_file: Path) -> dict[str, str]:
+    """What makes a catalog of Trino's, which shows it to everybody: there is no secret in it.
+
+    Passwords are in Trino's environment, the object store's key in a file (`stack/trino.py`).
+    """
     return {
         "iceberg.catalog.type": "jdbc",
         "iceberg.jdbc-catalog.catalog-name": opened.branch,
@@ -146,7 +148,7 @@ def for_trino(opened: Access) -> dict[str, str]:
         "iceberg.jdbc-catalog.schema-version": "V1",
         "iceberg.jdbc-catalog.connection-url": jdbc_url(),
         "iceberg.jdbc-catalog.connection-user": opened.role,
-        "iceberg.jdbc-catalog.connection-password": f"${{ENV:{by_role}_PASSWORD}}",
+        "iceberg.jdbc-catalog.connection-password": f"${{ENV:{opened.role.upper()}_PASSWORD}}",
         "iceberg.jdbc-catalog.default-warehouse-dir": opened.warehouse,
         "iceberg.unique-table-location": "true",
         "iceberg.format-version": "2",
@@ -154,8 +156,8 @@ def for_trino(opened: Access) -> dict[str, str]:
         "s3.endpoint": settings().s3_endpoint,
         "s3.region": "us-east-1",
         "s3.path-style-access": "true",
-        "s3.aws-access-key": opened.access_key,
-        "s3.aws-secret-key": opened.secret_key if own_key else f"${{ENV:{by_role}_SECRET_KEY}}",
+        "s3.security-mapping.enabled": "true",
+        "s3.security-mapping.config-file": str(key_file),
     }
 
 

@@ -39,6 +39,7 @@ class Credentials(BaseModel, extra="forbid"):
     minio_root_password: str = Field(default_factory=_secret)
     valkey_password: str = Field(default_factory=_secret)
     supervisor_password: str = Field(default_factory=_secret)
+    key_owner_secret_key: str = Field(default_factory=_secret)
     roles: dict[Role, RoleSecrets] = Field(
         default_factory=lambda: {role: RoleSecrets() for role in ROLES}
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from lake.errors import LakeError
 from lake.settings import ROOT, environment
+from lake.stack.program import tied
 
 PROJECT = ROOT / "dbt_project"
 
@@ -93,7 +94,7 @@ def dbt(*arguments: str) -> None:
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
     verb, *options = arguments  # which come last, so that they may name another project
     command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
-    done = subprocess.run(command, env=os.environ | environment(), cwd=PROJECT)
+    done = subprocess.run(tied(command), env=os.environ | environment(), cwd=PROJECT)
     if done.returncode:
         raise LakeError(f"`dbt {' '.join(arguments)}` failed; what it printed says where")
 

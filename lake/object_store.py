@@ -5,14 +5,19 @@ branch's own location only, which no other branch ever has again.
 """
 
 import json
+from datetime import datetime
 
 from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 
-from lake.credentials import ROLES, Role, credentials
+from lake.credentials import ROLES, credentials
 from lake.settings import settings
 
 ROOT_USER = "minio"
+KEY_OWNER = "branches"
+"""Who gives branches their keys, and does nothing else; no key can do more than its owner."""
+REGION = "us-east-1"
+"""MinIO's default; to say so saves a request that asks for it."""
 WRITABLE = ("warehouse", "branches")
 """Where tables are; one that was made on a branch stays where it was made when it is published."""
 CAPTURE = "capture"
@@ -22,27 +27,31 @@ CAPTURE = "capture"
 def create() -> None:
     """Make the bucket, a user for each role, and what it is allowed; or bring them up to date."""
     root = credentials().minio_root_password
-    client = Minio(endpoint=_address(), access_key=ROOT_USER, secret_key=root, secure=False)
-    if not client.bucket_exists(bucket_name=settings().bucket):
-        client.make_bucket(bucket_name=settings().bucket)
+    store = client(ROOT_USER, root)
+    if not store.bucket_exists(bucket_name=settings().bucket):
+        store.make_bucket(bucket_name=settings().bucket)
     admin = _admin(ROOT_USER, root)
-    for role in ROLES:
-        policy = f"{settings().bucket}-{role}"
-        admin.user_add(role, credentials().roles[role].s3_secret_key)
-        admin.policy_add(policy, policy=_policy(*_ALLOWED[role]))
-        attached = json.loads(admin.user_info(role)).get("policyName", "").split(",")
-        if policy not in attached:
-            admin.attach_policy([policy], user=role)
+    found = json.loads(admin.user_list())
+    secrets: dict[str, str] = {r: credentials().roles[r].s3_secret_key for r in ROLES}
+    secrets[KEY_OWNER] = credentials().key_owner_secret_key
+    for user, secret in secrets.items():
+        policy = f"{settings().bucket}-{user}"
+        admin.policy_add(policy, policy=_policy(*_ALLOWED[user]))
+        if user not in found:
+            admin.user_add(user, secret)
+        if policy not in found.get(user, {}).get("policyName", "").split(","):
+            admin.attach_policy([policy], user=user)
 
 
 def create_key(location: str, expires_at: str) -> tuple[str, str]:
-    """A new key that may read everything, write, and delete below `location`: (access, secret).
+    """A new key that reads all, writes on branches, and deletes below `location`: (access, secret).
 
     It dies at `expires_at`, ISO 8601 in UTC, if it isn't removed before.
     """
-    made = _builder().add_service_account(
+    made = _key_owner().add_service_account(
         name=location.rpartition("/")[2][:32],
-        policy=_policy(WRITABLE, (location,)),
+        description=settings().bucket,
+        policy=_policy(("branches",), (location,)),
         expiration=expires_at,
     )
     found = json.loads(made)["credentials"]
@@ -51,19 +60,24 @@ def create_key(location: str, expires_at: str) -> tuple[str, str]:
 
 def remove_key(access_key: str) -> None:
     """Remove a branch's key."""
-    _builder().delete_service_account(access_key)
+    _key_owner().delete_service_account(access_key)
 
 
-def keys() -> list[str]:
-    """The access keys of all branches that have one, and of those that are gone but left it."""
-    listed = json.loads(_builder().list_service_account("builder"))
-    return [account["accessKey"] for account in listed["accounts"] or []]
+def branch_keys() -> dict[str, datetime]:
+    """The access keys of this lake's branches, gone ones among them, and when each dies."""
+    listed = json.loads(_key_owner().list_service_account(KEY_OWNER))["accounts"] or []
+    return {
+        account["accessKey"]: datetime.fromisoformat(account["expiration"])
+        for account in listed
+        if account.get("description") == settings().bucket
+    }
 
 
-_ALLOWED: dict[Role, tuple[tuple[str, ...], tuple[str, ...]]] = {
+_ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     # below which of the bucket's paths it may write, and delete
     "reader": ((), ()),
-    "builder": (WRITABLE, ("branches",)),  # what it may give to its branches' keys
+    "builder": ((), ()),  # it writes by the keys of its branches
+    KEY_OWNER: (("branches",), ("branches",)),
     "publisher": ((), ()),
     "ingest": (("warehouse/bronze",), ()),
     "capture": (("warehouse/bronze/changes", CAPTURE), (CAPTURE,)),
@@ -87,8 +101,15 @@ def _policy(write: tuple[str, ...], delete: tuple[str, ...]) -> dict[str, object
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def _builder() -> MinioAdmin:
-    return _admin("builder", credentials().roles["builder"].s3_secret_key)
+def client(user: str, secret: str) -> Minio:
+    """The object store, as somebody who has a key."""
+    return Minio(
+        endpoint=_address(), access_key=user, secret_key=secret, secure=False, region=REGION
+    )
+
+
+def _key_owner() -> MinioAdmin:
+    return _admin(KEY_OWNER, credentials().key_owner_secret_key)
 
 
 def _admin(user: str, secret: str) -> MinioAdmin:

@@ -42,7 +42,7 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
             branch.drop(name)
             say(f"dropped {name}: its run was killed")
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
-        branch.create(name)
+        branch.create(name, in_trino="trino" in options)  # which is slow to forget catalogs
         branch.call("builder", "select lake.mark_branch(%s, %s)", name, RUNNING)
         try:
             with on_branch(name):
@@ -53,6 +53,7 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
                 judged.enforce()
             published = publish.publish(name)
         except LakeError as error:
+            branch.show_in_trino(name)
             branch.call(
                 "builder", "select lake.mark_branch(%s, %s)", name, str(error).splitlines()[0][:200]
             )

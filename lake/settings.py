@@ -39,6 +39,7 @@ class Ports(BaseModel):
     """TCP ports on the loopback interface."""
 
     postgres: int = 15432
+    source: int = 15433
     minio: int = 19000
     minio_console: int = 19001
     valkey: int = 16379
@@ -87,6 +88,15 @@ class Retention(BaseModel):
     )
 
 
+class Compaction(BaseModel):
+    """When `lake maintain` writes a table of `lake` anew."""
+
+    small_bytes: int = Field(32 * 1024**2, description="a data file is small below that")
+    files: int = Field(16, description="so many small ones in one partition are merged", ge=2)
+    manifests: int = Field(32, description="so many manifests are merged", ge=2)
+    deleted_ratio: float = Field(0.3, description="a table so much of which is deleted", gt=0, le=1)
+
+
 class Settings(BaseSettings):
     """What one installation runs with."""
 
@@ -104,6 +114,7 @@ class Settings(BaseSettings):
     catalog_database: str = Field("catalog", description="where in Postgres the catalog is")
     author: str = Field(default_factory=_user, description="who branches and publishes")
     retention: Retention = Retention()
+    compaction: Compaction = Compaction()
     checkpoint_seconds: float = Field(1.0, description="how often capture commits to the lake")
     free_disk_bytes: int = Field(2 * 1024**3, description="what the disk must offer at a start")
     bulk_workers: int = Field(2, description="connections that copy tables side by side", ge=1)
@@ -130,7 +141,7 @@ class Settings(BaseSettings):
 
     @property
     def source_port(self) -> int:
-        return self.source.port or self.ports.postgres
+        return self.source.port or self.ports.source
 
     @classmethod
     def settings_customise_sources(

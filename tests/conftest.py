@@ -122,7 +122,7 @@ def own_lake(lake_stack: Path, request: pytest.FixtureRequest) -> Iterator[str]:
         object_store.create()
         catalog.create()
         yield name
-        with postgres.admin() as admin:
+        with postgres.LAKE.admin() as admin:
             admin.execute(f"drop database {name} with (force)")
     forget_settings()
 

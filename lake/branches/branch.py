@@ -1,5 +1,6 @@
 """Branches, tags and pins: what a name other than `lake` stands for, and its life."""
 
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,8 @@ from lake.stack import trino
 from lake.stack.program import listens
 
 PIN_HOURS = 24
+_NAME = re.compile(r"(?!lake$|publish_\d+$)[a-z][a-z0-9_]{0,62}")
+"""As `schema.sql` has it; asked here too, so that no key is made for a name that is none."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,18 @@ class Ref:
     changed: int
 
 
-def create(name: str) -> None:
+def create(name: str, *, in_trino: bool = True) -> None:
     """Make a branch of `lake` as it is now: a copy of its pointers, in one statement.
+
+    It is a catalog of Trino's too, unless that isn't wanted, or Trino is down.
 
     Raises LakeError where the name is taken or is none.
     """
+    if not _NAME.fullmatch(name):
+        raise LakeError(
+            f"`{name}` is no name for a branch: use lower-case letters, digits and _, "
+            "a letter first, and leave `publish_…` to pins"
+        )
     location = f"branches/{name}_{secrets.token_hex(4)}"
     lifetime = timedelta(days=settings().retention.branch_days)
     expires_at = datetime.now(UTC) + lifetime
@@ -61,7 +71,8 @@ def create(name: str) -> None:
     except BaseException:
         object_store.remove_key(key[0])
         raise
-    _tell_trino(name)
+    if in_trino:
+        show_in_trino(name)
 
 
 def drop(name: str) -> None:
@@ -83,7 +94,7 @@ def tag(name: str, publish: int | None = None) -> None:
     Raises LakeError where the name is taken, or the publish is not kept.
     """
     call("publisher", "select lake.create_tag(%s, %s, %s)", name, settings().author, publish)
-    _tell_trino(name)
+    show_in_trino(name)
 
 
 def drop_tag(name: str) -> None:
@@ -92,19 +103,20 @@ def drop_tag(name: str) -> None:
     end(name, None)
 
 
-def pin(publish: int | None = None) -> str:
+def pin(publish: int | None = None, *, in_trino: bool = True) -> str:
     """The name under which a publish, the last one unless told, can be read and stays as it is.
 
     Raises LakeError where the publish is not kept.
     """
     lifetime = timedelta(hours=PIN_HOURS)
     name = str(call("reader", "select lake.pin(%s, %s, %s)", publish, settings().author, lifetime))
-    _tell_trino(name)
+    if in_trino:
+        show_in_trino(name)
     return name
 
 
 @contextmanager
-def pinned() -> Iterator[str]:
+def pinned(*, in_trino: bool = False) -> Iterator[str]:
     """Read one publish for as long as the block lasts, whatever is published meanwhile.
 
     Only `lake` moves under its readers: on a branch or a tag this does nothing.
@@ -112,7 +124,7 @@ def pinned() -> Iterator[str]:
     if settings().branch != TRUNK:
         yield settings().branch
         return
-    with on_branch(pin()):
+    with on_branch(pin(in_trino=in_trino)):
         yield settings().branch
 
 
@@ -163,15 +175,16 @@ def call(role: Role, query: str, *arguments: Any) -> Any:
 
 
 def tell_trino() -> None:
-    """Have Trino, which has just started, know `lake` and every ref, and no other."""
+    """Have Trino know `lake` and every ref, and no other."""
+    known = set(trino.catalogs())  # first, or a branch that is made now would be forgotten
     wanted = {TRUNK, *(ref.name for ref in refs())}
-    known = set(trino.catalogs())
     for name in known - wanted:
         trino.drop_catalog(name)
     for name in wanted - known:
         trino.add_catalog(catalog.access(name))
 
 
-def _tell_trino(name: str) -> None:
-    if listens("trino"):  # or it is told when it has started
+def show_in_trino(name: str) -> None:
+    """Have Trino know a ref, as a catalog of its name; if it is down, it will when it is up."""
+    if listens("trino"):
         trino.add_catalog(catalog.access(name))

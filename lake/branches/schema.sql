@@ -36,7 +36,8 @@ create table if not exists lake.refs (
     expires_at timestamptz, -- null: kept until it is dropped
     publish_id bigint not null, -- what was published last when it began; 0 before the first
     location text, -- where a branch keeps the files of its new tables, below the bucket
-    state text not null default '' -- of a run's branch: running, or why it failed
+    state text not null default '', -- of a run's branch: running, or why it failed
+    check ((name ~ '^publish_[0-9]+$') = (kind = 'pin'))
 );
 
 -- A branch's pointers as they were when it began.
@@ -78,6 +79,41 @@ create table if not exists lake.moves (
 );
 create index if not exists moves_by_table
 on lake.moves (table_namespace, table_name, publish_id);
+
+-- Pointers of `lake` that maintenance replaced: after it the same rows stand in other files.
+create table if not exists lake.rewrites (
+    after text primary key,
+    before text not null,
+    table_namespace text not null,
+    table_name text not null,
+    at timestamptz not null default clock_timestamp()
+);
+
+create or replace function lake.note_rewrite() returns trigger
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+begin
+    insert into lake.rewrites (after, before, table_namespace, table_name)
+    values (
+        new.metadata_location, old.metadata_location, old.table_namespace, old.table_name
+    );
+    return null;
+end $$;
+
+create or replace trigger note_rewrite after update on iceberg_tables
+for each row when (current_user = 'maintenance') execute function lake.note_rewrite();
+
+-- Whether a pointer holds the rows of an earlier one, maintenance alone having moved it since.
+create or replace function lake.is_rewrite_of(pointer text, earlier text) returns boolean
+language sql stable
+as $$
+    with recursive path as (
+        select pointer as reached
+        union
+        select before from lake.rewrites join path on after = reached
+    )
+    select exists (select from path where reached = earlier)
+$$;
 
 
 -- The pointers of `lake` as they were after a publish. Tables that no later publish moved, bronze
@@ -144,8 +180,8 @@ begin
 exception
     when check_violation then
         raise exception using errcode = 'LK001', message = format(
-            '`%s` is no name for a %s: use lower-case letters, digits and _, a letter first',
-            ref, kind
+            '`%s` is no name for a %s: use lower-case letters, digits and _, a letter first, '
+            'and leave `publish_…` to pins', ref, kind
         );
     when unique_violation then
         raise exception using errcode = 'LK002', message = format(
@@ -249,12 +285,14 @@ create or replace function lake.rollback(
 language plpgsql security definer set search_path = public, pg_temp
 as $$
 declare
-    publish bigint := lake.begin_publish(
+    publish bigint;
+begin
+    perform lake.must_be_kept(target);
+    publish := lake.begin_publish(
         'rollback', author, code_version, null,
         (select p.lsn from lake.publishes as p where p.id = target), target
     );
-begin
-    perform lake.must_be_kept(target);
+    perform lake.must_be_kept(target); -- it may have been forgotten while this waited
     insert into lake.moves
     select publish, table_namespace, table_name, now.metadata_location, target_.metadata_location
     from (select * from iceberg_tables where catalog_name = 'lake') as now
@@ -281,15 +319,14 @@ as $$
 $$;
 
 -- Move the pointers of `lake`, all or none; returns how many. A table whose pointer is no longer
--- where the publish found it is a conflict. An engine that commits at the same moment waits for the
--- row that is being moved, and then finds that its own change has lost; or the other way round.
+-- where the publish found it is a conflict, unless maintenance alone has moved it. An engine that
+-- commits at the same moment waits for the row, and then finds that its own change has lost; or the
+-- other way round.
 create or replace function lake.apply_moves(publish bigint) returns bigint
 language plpgsql
 as $$
 declare
-    wanted bigint;
     moved bigint;
-    more bigint;
     conflicts text;
 begin
     select string_agg(table_namespace || '.' || table_name, ', ' order by table_name)
@@ -301,6 +338,22 @@ begin
             '%s: bronze is append-only and not published to: drop the branch', conflicts
         );
     end if;
+
+    perform from iceberg_tables as l
+    join lake.moves as m using (table_namespace, table_name)
+    where m.publish_id = publish and l.catalog_name = 'lake'
+    for update of l;
+
+    update lake.moves as m
+    set before = l.metadata_location
+    from iceberg_tables as l
+    where
+        m.publish_id = publish
+        and l.catalog_name = 'lake'
+        and l.table_namespace = m.table_namespace
+        and l.table_name = m.table_name
+        and l.metadata_location <> m.before
+        and lake.is_rewrite_of(l.metadata_location, m.before);
 
     select string_agg(m.table_namespace || '.' || m.table_name, ', ' order by m.table_name)
     into conflicts
@@ -317,45 +370,28 @@ begin
         );
     end if;
 
-    update iceberg_tables as l
-    set previous_metadata_location = l.metadata_location, metadata_location = m.after
-    from lake.moves as m
-    where
-        m.publish_id = publish
-        and l.catalog_name = 'lake'
-        and l.table_namespace = m.table_namespace
-        and l.table_name = m.table_name
-        and l.metadata_location = m.before
-        and m.after is not null;
-    get diagnostics moved = row_count;
-
-    insert into iceberg_tables (
-        catalog_name, table_namespace, table_name, metadata_location, iceberg_type
-    )
-    select 'lake', table_namespace, table_name, after, 'TABLE'
-    from lake.moves
-    where publish_id = publish and before is null
-    on conflict do nothing;
-    get diagnostics more = row_count;
-    moved := moved + more;
-
     delete from iceberg_tables as l
     using lake.moves as m
     where
         m.publish_id = publish
+        and m.after is null
         and l.catalog_name = 'lake'
         and l.table_namespace = m.table_namespace
-        and l.table_name = m.table_name
-        and l.metadata_location = m.before
-        and m.after is null;
-    get diagnostics more = row_count;
-    moved := moved + more;
+        and l.table_name = m.table_name;
 
-    select count(*) into wanted from lake.moves where publish_id = publish;
-    if moved <> wanted then
-        raise exception using errcode = 'LK006',
-            message = 'a table moved on `lake` at this very moment; nothing was published: try again';
-    end if;
+    insert into iceberg_tables as l (
+        catalog_name, table_namespace, table_name,
+        metadata_location, previous_metadata_location, iceberg_type
+    )
+    select 'lake', table_namespace, table_name, after, before, 'TABLE'
+    from lake.moves
+    where publish_id = publish and after is not null
+    on conflict (catalog_name, table_namespace, table_name) do update
+    set
+        metadata_location = excluded.metadata_location,
+        previous_metadata_location = excluded.previous_metadata_location;
+
+    select count(*) into moved from lake.moves where publish_id = publish;
     return moved;
 end $$;
 
@@ -409,22 +445,80 @@ as $$
 declare
     ref text;
 begin
-    for ref in select name from lake.refs where expires_at <= at loop
+    -- No branch is dropped while its publish is under way.
+    perform pg_advisory_xact_lock(hashtext('lake.publish'));
+    -- In one statement, so that a pin that is being asked for again is left.
+    for ref in delete from lake.refs where expires_at <= at returning name loop
         perform lake.drop_ref(ref);
         return next ref;
     end loop;
 end $$;
 
--- Publishes that can't be rolled back to any more: old ones, but never the last `kept`.
+-- Publishes that can't be rolled back to any more: old ones, but never the last `kept`. Returns how
+-- many. To be called in a transaction of its own, after `drop_expired`.
 create or replace function lake.forget_publishes(before timestamptz, kept bigint) returns bigint
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+declare
+    forgotten bigint;
+begin
+    -- Waits for every tag and pin that has found its publish to be kept and is not committed yet.
+    lock table lake.publishes in access exclusive mode;
+    update lake.publishes set is_kept = false
+    where is_kept and at < before and id <= (select max(id) - kept from lake.publishes);
+    get diagnostics forgotten = row_count;
+    return forgotten;
+end $$;
+
+-- Every pointer by which files may still come to be read, and who holds it. Of `lake` also those
+-- that were replaced after `since`, which somebody may be reading, or copying, at this moment.
+create or replace function lake.live_pointers(since timestamptz)
+returns table (kind text, holder text, table_namespace text, table_name text, location text)
+language sql stable security definer set search_path = public, pg_temp
+as $$
+    select
+        coalesce(r.kind, 'lake'), t.catalog_name, t.table_namespace, t.table_name,
+        t.metadata_location
+    from iceberg_tables as t left join lake.refs as r on r.name = t.catalog_name
+    union all
+    select 'base', ref, table_namespace, table_name, metadata_location from lake.bases
+    union all
+    -- A publish held a table where the first move after it found it (see `state_at`); so each move
+    -- keeps what it replaced for the publishes between the move before and itself.
+    select
+        case when exists (
+            select from lake.publishes as p
+            where p.is_kept and p.id >= m.first_id and p.id < m.publish_id
+        ) then 'publish' else 'replaced' end,
+        (m.publish_id - 1)::text, m.table_namespace, m.table_name, m.before
+    from (
+        select
+            *,
+            lag(publish_id, 1, 0::bigint) over (
+                partition by table_namespace, table_name order by publish_id
+            ) as first_id
+        from lake.moves
+    ) as m
+    where
+        m.before is not null
+        and exists (
+            select from lake.publishes as p
+            where
+                (p.is_kept and p.id >= m.first_id and p.id < m.publish_id)
+                or (p.id = m.publish_id and p.at > since)
+        )
+    union all
+    select 'replaced', 'lake', table_namespace, table_name, before
+    from lake.rewrites
+    where at > since
+$$;
+
+-- Rewrites that no branch and no reader began before. The others tell publishes what is the same.
+create or replace function lake.forget_rewrites(since timestamptz) returns void
 language sql security definer set search_path = public, pg_temp
 as $$
-    with forgotten as (
-        update lake.publishes set is_kept = false
-        where is_kept and at < before and id <= (select max(id) - kept from lake.publishes)
-        returning 1
-    )
-    select count(*) from forgotten;
+    delete from lake.rewrites
+    where at <= least(since, (select min(created_at) from lake.refs where kind = 'branch'))
 $$;
 
 
@@ -444,7 +538,8 @@ grant execute on function lake.state_at to reader, builder, publisher, maintenan
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
 grant execute on function lake.publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
-grant execute on function lake.drop_expired, lake.forget_publishes to maintenance;
+grant execute on function
+lake.drop_expired, lake.forget_publishes, lake.forget_rewrites, lake.live_pointers to maintenance;
 
 alter table iceberg_tables enable row level security;
 alter table iceberg_namespace_properties enable row level security;

@@ -61,7 +61,7 @@ class Steps:
 
 def source() -> psycopg.Connection:
     """A connection of the source's own team, not of the lake."""
-    return postgres.connect("source", "source", credentials().source_password)
+    return postgres.SOURCE.connect("source", "source", credentials().source_password)
 
 
 def run(options: Options, console: Console) -> None:
@@ -83,7 +83,7 @@ def run(options: Options, console: Console) -> None:
             break_a_model(steps)
             go_back(steps)
         cost = report.Cost(ready_seconds, time.monotonic() - began, peak.bytes)
-        with pinned():
+        with pinned(in_trino=True):
             report.show(cost, freshness, judged, console)
     except KeyboardInterrupt:
         if not was_running:

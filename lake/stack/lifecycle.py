@@ -27,9 +27,14 @@ _UP = ("RUNNING", "STARTING", "BACKOFF")
 
 
 def programs() -> dict[str, Program]:
-    """Every part's program, by name, in the order of `PARTS`."""
-    modules = (postgres, minio, valkey, trino, spark, capture)
-    return {name: module.program() for name, module in zip(PARTS, modules, strict=True)}
+    """Every part's program, by name, in the order of `PARTS`; the source if it is the stack's."""
+    servers = postgres.LAKE.program, postgres.SOURCE.program
+    others = (part.program for part in (minio, valkey, trino, spark, capture))
+    return {
+        name: program()
+        for name, program in zip(PARTS, (*servers, *others), strict=True)
+        if name != "source" or not settings().source.host
+    }
 
 
 def up() -> None:
@@ -46,15 +51,18 @@ def up() -> None:
         everything = programs()
         check_ports(everything)
         try:
-            for module in (postgres, valkey, trino, spark):
-                module.configure()
+            for part in (postgres.LAKE, postgres.SOURCE, valkey, trino, spark):
+                part.configure()
             supervisor.start(list(everything.values()))
-            wanted = [name for name in PARTS if name != "capture"]
+            wanted = [name for name in everything if name != "capture"]
             with _progress(wanted) as show:
                 for name in wanted:
                     supervisor.start_program(name)
                 _wait(everything["postgres"], show)
                 postgres.create_databases()
+                if "source" in everything:
+                    _wait(everything["source"], show)
+                    postgres.create_source()
                 _wait(everything["minio"], show)
                 object_store.create()
                 catalog.create()

@@ -1,9 +1,15 @@
-"""Postgres: the source, the catalog, Feast's registry: three databases, each with its owner."""
+"""Postgres, twice: the lake's own, with catalog and registry; and the source, as production has it.
+
+They are apart because whoever replicates from a server can copy all of it: capture, which must be
+let into the source, is thereby nowhere near the catalog.
+"""
 
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -16,46 +22,116 @@ from lake.settings import settings
 from lake.stack.program import NOBODY, Program, home, tied, unprivileged
 
 
-def program() -> Program:
-    data = home("postgres") / "data"
-    server = [str(parts.postgres() / "postgres"), "-D", str(data)]
-    return Program(
-        name="postgres",
-        command=tied(server, unprivileged=True),
-        ports={"postgres": settings().ports.postgres},
-        ready=_ready,
-        stop_signal="INT",  # "fast" shutdown: clients are told, data is flushed
-    )
+@dataclass(frozen=True)
+class Server:
+    """One Postgres of the stack: its part's name, and what is configured there alone."""
+
+    name: str
+    configuration: str
+
+    @property
+    def port(self) -> int:
+        return int(getattr(settings().ports, self.name))
+
+    @property
+    def data(self) -> Path:
+        return home(self.name) / "data"
+
+    def program(self) -> Program:
+        command = [str(parts.postgres() / "postgres"), "-D", str(self.data)]
+        return Program(
+            name=self.name,
+            command=tied(command, unprivileged=True),
+            ports={self.name: self.port},
+            ready=self._ready,
+            stop_signal="INT",  # "fast" shutdown: clients are told, data is flushed
+        )
+
+    def configure(self) -> None:
+        """Make the data directory where there is none, and write its settings afresh."""
+        if not (self.data / "PG_VERSION").exists():
+            self._initialise()
+        common = _COMMON.format(host=settings().host, port=self.port)
+        files = ("postgresql.conf", common + self.configuration), ("pg_hba.conf", _ACCESS)
+        for name, text in files:
+            write_private(self.data / name, text)
+            _own(self.data / name)
+
+    def _initialise(self) -> None:
+        """Run initdb into a draft directory and rename it, so that a stopped one leaves nothing."""
+        draft = home(self.name) / "draft"
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True, mode=0o700)
+        _own(draft)
+        password = home(self.name) / "initdb-password"
+        write_private(password, credentials().postgres_password)
+        locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        arguments = ["-D", str(draft), "-U", "postgres", "--pwfile", str(password), *locale]
+        initdb = [str(parts.postgres() / "initdb"), *arguments, "--locale=C", "-A", "scram-sha-256"]
+        try:
+            done = subprocess.run(unprivileged(initdb), capture_output=True, text=True, cwd="/")
+        finally:
+            password.unlink()
+        if done.returncode:
+            raise LakeError(f"Postgres could not make its data directory: {done.stderr.strip()}")
+        draft.rename(self.data)
+
+    def connect(self, database: str, user: str, password: str) -> psycopg.Connection:
+        """A connection of `user` to a database, which commits each statement."""
+        return psycopg.connect(
+            host=settings().host,
+            port=self.port,
+            dbname=database,
+            user=user,
+            password=password,
+            connect_timeout=5,
+            autocommit=True,
+        )
+
+    def admin(self, database: str = "postgres") -> psycopg.Connection:
+        """A superuser's connection."""
+        return self.connect(database, "postgres", credentials().postgres_password)
+
+    def _ready(self) -> bool:
+        try:
+            self.admin().close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
 
-def configure() -> None:
-    """Make the data directory where there is none, and write its settings afresh."""
-    data = home("postgres") / "data"
-    if not (data / "PG_VERSION").exists():
-        _initialise()
-    for name, text in (("postgresql.conf", _configuration()), ("pg_hba.conf", _ACCESS)):
-        write_private(data / name, text)
-        _own(data / name)
+_COMMON = """\
+listen_addresses = '{host}'
+port = {port}
+unix_socket_directories = ''
+timezone = 'UTC'
+log_timezone = 'UTC'
+shared_buffers = 128MB
+max_wal_size = 2GB
+password_encryption = scram-sha-256
+"""
+LAKE = Server(
+    "postgres",
+    """\
+max_connections = 300  # each session of Spark's that is on a branch has its own
+wal_level = minimal
+max_wal_senders = 0  # nobody replicates from here
+""",
+)
+SOURCE = Server(
+    "source",
+    """\
+wal_level = logical
+max_slot_wal_keep_size = 8GB  # a slot that nobody reads must not fill the disk
+""",
+)
+# No line for `replication`: only the physical kind would need one.
+_ACCESS = "host all all samehost scram-sha-256\n"
 
 
-def _initialise() -> None:
-    """Run initdb into a draft directory and rename it, so that a stopped one leaves nothing."""
-    draft = home("postgres") / "draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True, mode=0o700)
-    _own(draft)
-    password = settings().state_dir / "initdb-password"
-    write_private(password, credentials().postgres_password)
-    locale = ["--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-    arguments = ["-D", str(draft), "-U", "postgres", "--pwfile", str(password), *locale]
-    initdb = [str(parts.postgres() / "initdb"), *arguments, "--locale=C", "-A", "scram-sha-256"]
-    try:
-        done = subprocess.run(unprivileged(initdb), capture_output=True, text=True, cwd="/")
-    finally:
-        password.unlink()
-    if done.returncode:
-        raise LakeError(f"Postgres could not make its data directory: {done.stderr.strip()}")
-    draft.rename(home("postgres") / "data")
+def source_owner() -> Callable[[], psycopg.Connection] | None:
+    """How to set up the captured source, where it is this stack's; None where it is not."""
+    return None if settings().source.host else lambda: SOURCE.admin(settings().source.database)
 
 
 def _own(path: os.PathLike[str]) -> None:
@@ -63,72 +139,27 @@ def _own(path: os.PathLike[str]) -> None:
         os.chown(path, NOBODY, NOBODY)
 
 
-def _configuration() -> str:
-    return f"""\
-listen_addresses = '{settings().host}'
-port = {settings().ports.postgres}
-unix_socket_directories = ''
-timezone = 'UTC'
-log_timezone = 'UTC'
-shared_buffers = 128MB
-max_wal_size = 2GB
-wal_level = logical
-max_slot_wal_keep_size = 8GB  # a slot that nobody reads must not fill the disk
-password_encryption = scram-sha-256
-"""
-
-
-# No line for `replication`: capture, which may replicate, could copy every database by it.
-_ACCESS = "host all all samehost scram-sha-256\n"
-
-
-def connect(database: str, user: str, password: str) -> psycopg.Connection:
-    """A connection of `user` to a database of this stack, which commits each statement."""
-    return psycopg.connect(
-        host=settings().host,
-        port=settings().ports.postgres,
-        dbname=database,
-        user=user,
-        password=password,
-        connect_timeout=5,
-        autocommit=True,
-    )
-
-
-def admin(database: str = "postgres") -> psycopg.Connection:
-    """A superuser's connection."""
-    return connect(database, "postgres", credentials().postgres_password)
-
-
-def source_owner() -> Callable[[], psycopg.Connection] | None:
-    """How to set up the captured source, where it is this stack's; None where it is not."""
-    return None if settings().source.host else lambda: admin(settings().source.database)
-
-
-def _ready() -> bool:
-    try:
-        admin().close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
 def create_databases() -> None:
-    """Make the roles and their databases where they are missing; passwords are set afresh."""
+    """Make the lake's roles and databases where they are missing; passwords are set afresh."""
     secrets = credentials()
-    with admin() as connection:
-        _role(connection, "source", secrets.source_password)
+    with LAKE.admin() as connection:
         _role(connection, OWNER, secrets.catalog_password)
         _role(connection, "feast", secrets.feast_password)
         for role in ROLES:
             _role(connection, role, secrets.roles[role].password)
+        _database(connection, "feast", "feast", ())
+        _database(connection, settings().catalog_database, OWNER, ROLES)
+        connection.execute("revoke all on database postgres, template1 from public")
+
+
+def create_source() -> None:
+    """Make the source's database, its owner and the role that captures, where they are missing."""
+    secrets = credentials()
+    with SOURCE.admin() as connection:
+        _role(connection, "source", secrets.source_password)
+        _role(connection, "capture", secrets.roles["capture"].password)
         connection.execute("alter role capture with replication")
-        for database, owner, users in (
-            ("source", "source", ("capture",)),
-            ("feast", "feast", ()),
-            (settings().catalog_database, OWNER, ROLES),
-        ):
-            _database(connection, database, owner, users)
+        _database(connection, "source", "source", ("capture",))
         connection.execute("revoke all on database postgres, template1 from public")
 
 

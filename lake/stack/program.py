@@ -11,7 +11,7 @@ from pathlib import Path
 from lake.errors import LakeError
 from lake.settings import settings
 
-PARTS = ("postgres", "minio", "valkey", "trino", "spark", "capture")
+PARTS = ("postgres", "source", "minio", "valkey", "trino", "spark", "capture")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def _log(name: str) -> Path:
 
 
 def tied(command: list[str], *, unprivileged: bool = False) -> tuple[str, ...]:
-    """`command`, made to die with the supervisor, so that nothing is ever left behind."""
+    """`command`, made to die with its parent, so that nothing is ever left behind."""
     identity = _NOBODY_OPTIONS if unprivileged and os.geteuid() == 0 else ()
     return _setpriv("--pdeathsig", "KILL", *identity, *command)
 

@@ -82,6 +82,7 @@ spark.driver.bindAddress {settings().host}
 spark.ui.enabled false
 spark.connect.grpc.binding.address {settings().host}
 spark.connect.grpc.binding.port {settings().ports.spark}
+spark.connect.session.manager.defaultSessionTimeout 15m
 spark.local.dir {home("spark") / "scratch"}
 spark.sql.warehouse.dir {home("spark") / "warehouse"}
 spark.sql.catalogImplementation in-memory

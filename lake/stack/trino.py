@@ -1,6 +1,8 @@
 """Trino: SQL for people. One small node that coordinates and works."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 from trino.dbapi import connect
@@ -9,7 +11,7 @@ from lake import parts
 from lake.catalog import Access, for_trino
 from lake.credentials import credentials, write_private
 from lake.settings import settings
-from lake.stack.program import Program, answer, home, tied
+from lake.stack.program import Program, answer, home, listens, tied
 
 
 def program() -> Program:
@@ -31,7 +33,6 @@ def program() -> Program:
         ready=_ready,
         environment={
             "READER_PASSWORD": credentials().roles["reader"].password,
-            "READER_SECRET_KEY": credentials().roles["reader"].s3_secret_key,
             "BUILDER_PASSWORD": credentials().roles["builder"].password,
         },
     )
@@ -80,19 +81,31 @@ catalog.management=dynamic
 catalog.store=file
 """,
     )
+    if not listens("trino"):  # what it knew may have another key by now; `lake up` tells it anew
+        shutil.rmtree(etc / "catalog", ignore_errors=True)
     (etc / "catalog").mkdir(mode=0o700, exist_ok=True)
     write_private(etc / "log.properties", "io.trino=WARN\nio.airlift=WARN\n")
 
 
-def add_catalog(opened: Access) -> None:
-    """Have Trino know a branch, as a catalog of its name, unless it does."""
-    listed = ", ".join(f"\"{name}\" = '{value}'" for name, value in for_trino(opened).items())
-    ask(f'create catalog if not exists "{opened.branch}" using iceberg with ({listed})')
+def add_catalog(opened: Access, name: str | None = None) -> None:
+    """Have Trino know a branch, as a catalog of its name or another, unless it does."""
+    name = name or opened.branch
+    mapping = {"accessKey": opened.access_key, "secretKey": opened.secret_key}
+    write_private(_key_file(name), json.dumps({"mappings": [mapping]}))
+    properties = for_trino(opened, _key_file(name))
+    listed = ", ".join(f"\"{key}\" = '{value}'" for key, value in properties.items())
+    ask(f'create catalog if not exists "{name}" using iceberg with ({listed})')
 
 
-def drop_catalog(branch: str) -> None:
+def drop_catalog(name: str) -> None:
     """Have Trino forget a branch."""
-    ask(f'drop catalog if exists "{branch}"')
+    ask(f'drop catalog if exists "{name}"')
+    _key_file(name).unlink(missing_ok=True)
+
+
+def _key_file(name: str) -> Path:
+    """Where a catalog's key to the object store is: Trino's statements are seen by everybody."""
+    return home("trino") / "etc" / "keys" / f"{name}.json"
 
 
 def catalogs() -> list[str]:

@@ -20,7 +20,7 @@ def owner(
     from lake.stack import postgres
 
     name = re.sub(r"\W", "_", request.node.name)[:40]
-    with postgres.admin() as admin:
+    with postgres.SOURCE.admin() as admin:
         admin.execute(f'create database "{name}"')
     for setting, value in (
         ("LAKE_SOURCE__DATABASE", name),
@@ -29,9 +29,9 @@ def owner(
     ):
         monkeypatch.setenv(setting, value)
     forget_settings()
-    with postgres.admin(name) as connection:
+    with postgres.SOURCE.admin(name) as connection:
         yield connection
-    with postgres.admin() as admin:
+    with postgres.SOURCE.admin() as admin:
         admin.execute(
             "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
             " where slot_name = %s",

@@ -90,14 +90,14 @@ def plain_postgres(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         monkeypatch.setenv(name, port)
     forget_settings()
     credentials.generate()
-    postgres.configure()
-    program = postgres.program()
+    postgres.SOURCE.configure()
+    program = postgres.SOURCE.program()
     server = subprocess.Popen([*program.command, "-c", "wal_level=replica"])
     try:
         while not program.ready():
             assert server.poll() is None
             time.sleep(0.05)
-        postgres.create_databases()
+        postgres.create_source()
         yield
     finally:
         server.terminate()

@@ -17,7 +17,7 @@ def _admin(request: pytest.FixtureRequest, database: str | None = None) -> psyco
     from lake.stack import postgres
 
     request.getfixturevalue("lake_stack")
-    return postgres.admin(database or "postgres")
+    return postgres.SOURCE.admin(database or "postgres")
 
 
 @pytest.fixture

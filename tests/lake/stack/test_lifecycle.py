@@ -126,7 +126,7 @@ def test_status_as_json_tells_each_part(lake_stack: Path) -> None:
     done = lake("status", "--json")
     assert done.returncode == 0, done.stderr
     parts = {part["name"]: part for part in json.loads(done.stdout)["parts"]}
-    assert set(parts) == {"postgres", "minio", "valkey", "trino", "spark", "capture"}
+    assert set(parts) == {"postgres", "source", "minio", "valkey", "trino", "spark", "capture"}
     assert parts["trino"]["state"] == "ready"
     assert parts["trino"]["memory_bytes"] > 50 * 1024**2
 
@@ -137,7 +137,7 @@ def test_doctor_finds_nothing_wrong_with_a_running_stack(lake_stack: Path) -> No
 
 
 def test_logs_shows_a_part_and_refuses_what_is_none(lake_stack: Path) -> None:
-    assert "ready to accept connections" in lake("logs", "postgres", "-n", "500").stdout
+    assert "ready to accept connections" in lake("logs", "postgres", "-n", "100000").stdout
     refused = lake("logs", "oracle")
     assert refused.returncode == 2
     assert "postgres" in refused.stderr
