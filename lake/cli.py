@@ -74,7 +74,9 @@ def status(
 
 @cli.command(rich_help_panel=STACK)
 def logs(
-    part: Annotated[str, typer.Argument(help="postgres, minio, valkey, trino, spark or capture")],
+    part: Annotated[
+        str, typer.Argument(help="postgres, source, minio, valkey, trino, spark or capture")
+    ],
     lines: Annotated[int, typer.Option("--lines", "-n", help="how many of the last lines")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="go on as it grows")] = False,
 ) -> None:
@@ -278,7 +280,7 @@ def _list_refs(kind: str) -> None:
     require("postgres")
     listed = Table("NAME", "OWNER", "BEGAN", "ENDS", "PUBLISH", "CHANGED", box=None)
     listed.columns[0].no_wrap = True
-    listed.add_column("STATE", no_wrap=True, overflow="ellipsis")
+    listed.add_column("STATE", no_wrap=True, overflow="ellipsis", max_width=48)
     for ref in branch.refs():
         if ref.kind == kind:
             ends = f"{ref.expires_at:%Y-%m-%d %H:%M}" if ref.expires_at else ""
@@ -300,6 +302,27 @@ def pin(
 
     require("postgres")
     typer.echo(branch.pin(publish))
+
+
+@cli.command(rich_help_panel=BRANCHES)
+def diff(
+    name: Name,
+    to: Annotated[
+        str | None, typer.Option(help="a ref to compare with, not what the branch began with")
+    ] = None,
+    rows: Annotated[int, typer.Option(help="how many rows to show of each sort")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Show what a branch changes: tables, schemas, rows by key."""
+    from lake.branches import diff
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    found = diff.diff(name, to, rows)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2))
+    else:
+        out.print(diff.render(found))
 
 
 @cli.command(rich_help_panel=BRANCHES)
@@ -355,6 +378,24 @@ def log(
         tables = str(len(one.tables))
         listed.add_row(str(one.id), at, one.author, what, code, lsn, tables, style=style)
     out.print(listed)
+
+
+@cli.command(rich_help_panel=BRANCHES)
+def maintain(
+    apply: Annotated[bool, typer.Option("--apply", help="do it, and not only say what")] = False,
+) -> None:
+    """Say what compaction, expiry and removal of files would do and free; --apply does it."""
+    from lake.branches import maintain
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
+        task = bars.add_task("", total=None)
+        done = maintain.maintain(
+            apply=apply,
+            progress=lambda what, n, of: bars.update(task, description=what, completed=n, total=of),
+        )
+    out.print(maintain.render(done))
 
 
 Rows = Annotated[int | None, typer.Option(help="made-up loans  [default: 45000]")]
