@@ -1,0 +1,147 @@
+"""Runs that are killed at each of their steps: the lake is as before or as after, never between."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from lake.branches import branch, publish
+from lake.catalog import connect
+from lake.manifest import PROJECT
+from lake.settings import environment
+from tests.conftest import lake
+
+# What the killed process does first: it replaces one step by one that kills it there.
+STEPS = {
+    "before its branch is marked as a run's": "branch.call = killed",
+    "before it builds": "run.dbt = killed",
+    "while it builds": "run.dbt = lambda *_: (threading.Timer(8, killed).start(), dbt(*_))",
+    "after it has built": "gate.validate = killed",
+    "after it was judged": "publish.publish = killed",
+    "in its publish, before that is committed": "branch.call = uncommitted",
+    "after its publish, before it has cleaned up": "branch.drop = print; branch.end = killed",
+}
+SCRIPT = """
+import os, signal, threading
+from lake import catalog, run
+from lake.branches import branch, publish
+from lake.manifest import dbt
+from quality import gate
+
+def killed(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+call = branch.call
+
+def uncommitted(role, query, *arguments):
+    if "lake.publish" not in query and "lake.rollback" not in query:
+        return call(role, query, *arguments)
+    with catalog.connect(role) as connection, connection.transaction():
+        connection.execute(query, arguments)
+        killed()
+
+"""
+
+
+def do(*lines: str) -> int:
+    """Run lines after the script's own, in a process of its own; returns how it ended."""
+    script = textwrap.dedent(SCRIPT) + "\n".join(lines)
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | environment())
+    return done.returncode
+
+
+def pointers() -> list[tuple[str, ...]]:
+    """What everybody reads: each table of silver and gold, and where it is."""
+    with connect("reader") as connection:
+        return connection.execute(
+            "select table_namespace, table_name, metadata_location from iceberg_tables"
+            " where catalog_name = 'lake' and table_namespace <> 'bronze' order by 1, 2"
+        ).fetchall()
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_run_killed_at_any_step_leaves_the_lake_as_before_or_as_after(
+    demo: str, step: str
+) -> None:
+    before, log = pointers(), publish.log()
+    select = ["--select", "agg_loan_approvals", "--full-refresh"]
+    ended = do(STEPS[step], f"run.run({select!r}, print, ['gold'])")
+    assert ended == -signal.SIGKILL
+    if step.startswith("after its publish"):
+        moved = [table[:2] for table in pointers() if table not in before]
+        assert moved == [("gold", "agg_loan_approvals")]
+        assert publish.log()[1:] == log
+    else:
+        assert pointers() == before
+        assert publish.log() == log
+
+
+def test_the_next_run_works_and_cleans_up_after_those_that_were_killed(demo: str) -> None:
+    ended = do(STEPS["before it builds"], "run.run([], print)")
+    assert ended == -signal.SIGKILL
+    assert any(ref.name.startswith("run_") for ref in branch.refs())
+    done = lake("run", "--select", "agg_loan_approvals", "--full-refresh")
+    assert done.returncode == 0, done.stderr
+    assert "its run was killed" in done.stderr
+    assert not [ref for ref in branch.refs() if ref.name.startswith("run_")]
+    assert publish.log(1)[0].tables == ["gold.agg_loan_approvals"]
+
+
+def test_a_rollback_killed_before_it_is_committed_has_not_happened(demo: str) -> None:
+    before, log = pointers(), publish.log()
+    assert do("branch.call = uncommitted", "publish.rollback(1)") == -signal.SIGKILL
+    assert (pointers(), publish.log()) == (before, log)
+    newest = log[0].id
+    assert publish.rollback(1) == newest + 1
+    assert publish.rollback(newest) == newest + 2
+    assert pointers() == before
+
+
+def test_a_run_beside_a_run_is_told_to_wait(demo: str) -> None:
+    from lake import run
+
+    with run._alone():
+        done = lake("run")
+    assert done.returncode == 2
+    assert "another `lake run` is at work" in done.stderr
+
+
+def dbt(*arguments: str, on: str) -> "subprocess.CompletedProcess[str]":
+    """Run dbt as an analyst does, on a branch."""
+    return subprocess.run(
+        [Path(sys.executable).with_name("dbt"), *arguments],
+        cwd=PROJECT,
+        env=os.environ | environment() | {"LAKE_BRANCH": on},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_nobody_builds_on_what_everybody_reads(demo: str) -> None:
+    before = pointers()
+    done = lake("build")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "lake branch create" in done.stderr
+    plain = dbt("run", on="lake")
+    assert plain.returncode == 2
+    assert "`lake` is not built on" in plain.stdout
+    assert pointers() == before
+
+
+@pytest.mark.parametrize("target", ["spark", "trino"])
+def test_plain_dbt_builds_on_a_branch_and_nowhere_else(demo: str, target: str) -> None:
+    before = pointers()
+    branch.create("mine")
+    try:
+        one = ("--select", "agg_loan_approvals", "--full-refresh")
+        built = dbt("build", "--target", target, *one, on="mine")
+        assert built.returncode == 0, built.stdout
+        assert pointers() == before
+        (mine,) = [ref for ref in branch.refs() if ref.name == "mine"]
+        assert mine.changed == 1
+    finally:
+        branch.drop("mine")
