@@ -8,8 +8,8 @@ were published after a run that had already covered their time.
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import StringIO
@@ -18,7 +18,6 @@ from typing import Any
 
 import duckdb
 import pandas as pd
-import psycopg
 import pyarrow as pa
 from feast import FeatureStore, FeatureView
 from feast.data_source import DataSource
@@ -27,9 +26,9 @@ from feast.repo_config import load_repo_config
 from pyiceberg.exceptions import NoSuchTableError
 from pyiceberg.table import Table
 
-from feature_repo.connections import ValkeyOnlineStore, entity_key, registry
+from feature_repo.connections import ValkeyOnlineStore, entity_key
 from lake.branches.branch import pinned
-from lake.catalog import access, catalog
+from lake.catalog import access, alone, catalog
 from lake.errors import LakeError
 from lake.settings import TRUNK, settings
 
@@ -112,7 +111,7 @@ def materialize(progress: Progress | None = None) -> Materialized:
     Raises LakeError where gold is not built yet, or another run is at work.
     """
     began = time.monotonic()
-    with _alone():
+    with alone("lake materialize", "reader", settings().branch):
         if SERVICE not in {service.name for service in store().list_feature_services()}:
             apply()
         view: FeatureView = store().get_feature_view(VIEW)
@@ -240,15 +239,3 @@ def _registered(get: Callable[[str], Any], name: str) -> Any:
         return get(name)
     except FeastObjectNotFoundException:
         raise LakeError(f"`{name}` is not registered yet: run `lake materialize`") from None
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Keep two runs apart; the database lets go of the lock of a run that died."""
-    with psycopg.connect(**registry(), autocommit=True) as connection:
-        taken = connection.execute(
-            "select pg_try_advisory_lock(hashtext(%s))", [f"materialize {settings().branch}"]
-        ).fetchone()
-        if taken != (True,):
-            raise LakeError("another `lake materialize` is at work: wait for it")
-        yield

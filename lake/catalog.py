@@ -4,6 +4,8 @@ A catalog name is a branch; `access` says what an engine needs to work on one, i
 roles that will do. Whoever opens the lake does it by this.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
@@ -74,6 +76,24 @@ def connect(role: Role) -> psycopg.Connection:
     Raises LakeError where it can't be reached.
     """
     return _connect(role, credentials().roles[role].password)
+
+
+@contextmanager
+def alone(verb: str, role: Role, on: str = "") -> Iterator[None]:
+    """Keep two of a verb apart, by a lock that the database lets go of when its holder dies.
+
+    Raises LakeError where another one is at work (`on` the same thing, where one is named).
+    """
+    lock = [f"{verb} {on}"]
+    with connect(role) as connection:
+        taken = connection.execute("select pg_try_advisory_lock(hashtext(%s))", lock).fetchone()
+        if taken != (True,):
+            raise LakeError(f"another `{verb}` is at work: wait for it")
+        try:
+            yield
+        finally:  # a closed connection's lock is let go of later than it closes
+            with suppress(psycopg.Error):
+                connection.execute("select pg_advisory_unlock(hashtext(%s))", lock)
 
 
 def _connect(user: str, password: str) -> psycopg.Connection:

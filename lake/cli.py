@@ -133,6 +133,7 @@ def ingest() -> None:
 )
 def build(context: typer.Context) -> None:
     """Build silver and gold on a branch: `dbt build`, and takes its options."""
+    from lake.branches.publish import with_state
     from lake.catalog import access
     from lake.manifest import dbt
     from lake.stack.program import require
@@ -143,7 +144,7 @@ def build(context: typer.Context) -> None:
             f"`{access().branch}` is not built on: make a branch, `lake branch create NAME`, "
             "and `lake --branch NAME build`; or build and publish with `lake run`"
         )
-    dbt("build", *context.args)
+    dbt("build", *with_state(context.args))
 
 
 @cli.command(rich_help_panel=WAY)
@@ -329,10 +330,11 @@ def diff(
 def publish(name: Name) -> None:
     """Move all that a branch changed to `lake`, at once, or nothing. The branch ends."""
     from lake.branches import publish as publishing
+    from lake.manifest import manifest_text
     from lake.stack.program import require
 
     require("postgres", "minio")
-    made = publishing.publish(name)
+    made = publishing.publish(name, manifest_text())
     err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
 
 

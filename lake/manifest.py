@@ -79,11 +79,16 @@ def manifest() -> dict[str, Any]:
 
     Raises LakeError, with dbt's own words, where the project does not parse.
     """
+    loaded: dict[str, Any] = json.loads(manifest_text())
+    return loaded
+
+
+def manifest_text() -> str:
+    """The same, as dbt wrote it."""
     path = PROJECT / "target" / "manifest.json"
     if not path.exists() or path.stat().st_mtime < _newest():
         dbt("parse", "--quiet")
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+    return path.read_text()
 
 
 def dbt(*arguments: str) -> None:

@@ -1,8 +1,7 @@
 """A run: build on a branch of its own, judge what was built, publish it; all of it or nothing."""
 
 import secrets
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from lake import catalog
 from lake.branches import branch, publish
 from lake.errors import LakeError
-from lake.manifest import dbt
+from lake.manifest import dbt, manifest_text
 from lake.settings import LAYERS, on_branch
 
 PREFIX, RUNNING = "run_", "running"
@@ -37,7 +36,7 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
     """
     from quality.gate import validate  # heavy
 
-    with _alone():
+    with catalog.alone("lake run", "builder"):
         for name in _leftovers():
             branch.drop(name)
             say(f"dropped {name}: its run was killed")
@@ -47,11 +46,11 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
         try:
             with on_branch(name):
                 say(f"building on {name}")
-                dbt("build", "--quiet", *options)
+                dbt("build", "--quiet", *publish.with_state(options))
                 say("judging")
                 judged = validate(layers)
                 judged.enforce()
-            published = publish.publish(name)
+            published = publish.publish(name, manifest_text())
         except LakeError as error:
             branch.show_in_trino(name)
             branch.call(
@@ -75,13 +74,3 @@ def _leftovers() -> list[str]:
         for ref in branch.refs()
         if ref.name.startswith(PREFIX) and ref.state in (RUNNING, "")
     ]
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Keep two runs apart; the database lets go of the lock of a run that died."""
-    with catalog.connect("builder") as connection:
-        taken = connection.execute("select pg_try_advisory_lock(hashtext('lake.run'))").fetchone()
-        if taken != (True,):
-            raise LakeError("another `lake run` is at work: wait for it")
-        yield

@@ -1,6 +1,7 @@
 """Runs that are killed at each of their steps: the lake is as before or as after, never between."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lake.branches import branch, publish
-from lake.catalog import connect
+from lake.branches import branch, diff, publish
+from lake.catalog import alone, connect
 from lake.manifest import PROJECT
 from lake.settings import environment
 from tests.conftest import lake
@@ -28,7 +29,7 @@ STEPS = {
 SCRIPT = """
 import os, signal, threading
 from lake import catalog, run
-from lake.branches import branch, publish
+from lake.branches import branch, diff, publish
 from lake.manifest import dbt
 from quality import gate
 
@@ -102,9 +103,7 @@ def test_a_rollback_killed_before_it_is_committed_has_not_happened(demo: str) ->
 
 
 def test_a_run_beside_a_run_is_told_to_wait(demo: str) -> None:
-    from lake import run
-
-    with run._alone():
+    with alone("lake run", "builder"):
         done = lake("run")
     assert done.returncode == 2
     assert "another `lake run` is at work" in done.stderr
@@ -130,6 +129,32 @@ def test_nobody_builds_on_what_everybody_reads(demo: str) -> None:
     assert plain.returncode == 2
     assert "`lake` is not built on" in plain.stdout
     assert pointers() == before
+
+
+@pytest.fixture
+def edited(tmp_path: Path) -> Path:
+    """A copy of the project in which an analyst has edited one model of gold."""
+    copied = tmp_path / "dbt_project"
+    shutil.copytree(PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    model = copied / "models" / "gold" / "ftr_loans.sql"
+    model.write_text(f"{model.read_text()}\n-- edited\n")
+    return copied
+
+
+def test_what_is_modified_is_told_by_what_is_published(demo: str, edited: Path) -> None:
+    assert lake("run", "--full-refresh", "--select", "agg_loan_approvals").returncode == 0
+    branch.create("mine")
+    try:
+        only = ("build", "--select", "state:modified+", "--full-refresh")
+        done = lake("--branch", "mine", *only)
+        assert done.returncode == 0, done.stdout
+        assert "Nothing to do" in done.stdout
+        done = lake("--branch", "mine", *only, "--project-dir", str(edited))
+        assert done.returncode == 0, done.stdout
+        (table,) = diff.diff("mine").tables
+        assert (table.name, table.rows) == ("gold.ftr_loans", diff.Rows()), "and has the same rows"
+    finally:
+        branch.drop("mine")
 
 
 @pytest.mark.parametrize("target", ["spark", "trino"])

@@ -11,8 +11,7 @@ The policy, whose figures are `Settings.retention` and `Settings.compaction`:
 - A key of the object store, and a catalog of Trino's, go if their branch is gone.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -24,7 +23,6 @@ from rich.text import Text
 from lake import catalog, object_store
 from lake.branches import branch, compact, sweep
 from lake.branches.sweep import Files, Progress
-from lake.errors import LakeError
 from lake.settings import settings
 from lake.stack.program import listens
 
@@ -57,7 +55,7 @@ def maintain(
     missing; then no file is deleted.
     """
     now = now or datetime.now(UTC)
-    with _alone():
+    with catalog.alone("lake maintain", "maintenance"):
         let_go = sweep.live(now, apply=apply)
         tended = compact.tend(now, progress, apply=apply)
         swept = sweep.sweep(now, progress, apply=apply)
@@ -67,15 +65,6 @@ def maintain(
             if listens("trino"):
                 branch.tell_trino()
     return Report(apply, let_go.dropped, let_go.forgotten, keys, tended, swept)
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    with catalog.connect("maintenance") as connection:
-        lock = "select pg_try_advisory_lock(hashtext('lake.maintain'))"
-        if connection.execute(lock).fetchone() != (True,):
-            raise LakeError("another `lake maintain` is at work: wait for it")
-        yield
 
 
 def _remove_stray_keys(now: datetime, *, apply: bool) -> int:

@@ -4,11 +4,14 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from psycopg.rows import class_row
 
 from lake import catalog, lag
 from lake.branches import branch
+from lake.credentials import write_private
+from lake.errors import LakeError
 from lake.settings import ROOT, on_branch, settings
 
 
@@ -32,10 +35,11 @@ class Publish:
     tables: Sequence[str]
 
 
-def publish(name: str) -> int | None:
+def publish(name: str, manifest: str | None = None) -> int | None:
     """Move all that a branch changed to `lake`, at once; the branch ends. Returns the publish's id.
 
-    None where the branch changed nothing.
+    None where the branch changed nothing. `manifest` is dbt's, of the project that built it: what
+    is modified later is told by it.
 
     Raises LakeError where a changed table moved on `lake` meanwhile; then nothing is moved.
     """
@@ -44,11 +48,12 @@ def publish(name: str) -> int | None:
         lsn = lag.silver_lsn()
     made = branch.call(
         "publisher",
-        "select lake.publish(%s, %s, %s, %s)",
+        "select lake.publish(%s, %s, %s, %s, %s)",
         name,
         settings().author,
         code_version(),
         lsn,
+        manifest,
     )
     branch.end(name, key)
     return None if made is None else int(made)
@@ -88,6 +93,32 @@ def log(limit: int | None = None) -> list[Publish]:
             """,
             [limit],
         ).fetchall()
+
+
+def state() -> Path:
+    """A directory for dbt's `--state`: the project that built what this branch began from.
+
+    Raises LakeError where no publish tells.
+    """
+    with catalog.connect("reader") as connection:
+        found = connection.execute(
+            "select lake.manifest_of(coalesce("
+            "(select publish_id from lake.refs where name = %s),"
+            " (select max(id) from lake.publishes)))",
+            [settings().branch],
+        ).fetchone()
+    if found is None or found[0] is None:
+        raise LakeError("no publish says by which project it was built: `lake run` makes one")
+    directory = settings().state_dir / "published" / settings().branch
+    write_private(directory / "manifest.json", found[0])
+    return directory
+
+
+def with_state(options: Sequence[str]) -> list[str]:
+    """Options of dbt's; where they select by state, with what is published as that state."""
+    if not any("state:" in option for option in options) or "--state" in options:
+        return [*options]
+    return [*options, "--state", str(state())]
 
 
 def code_version() -> str | None:

@@ -65,7 +65,8 @@ create table if not exists lake.publishes (
     run_id text, -- the branch that was published
     lsn bigint, -- how far into the source's WAL its rows reach
     restored bigint references lake.publishes, -- what a rollback went back to
-    is_kept boolean not null default true -- whether the files that it pointed to are kept
+    is_kept boolean not null default true, -- whether the files that it pointed to are kept
+    manifest text -- dbt's, of the project that built it
 );
 
 -- What a publish did: `before` is null for a new table, `after` for a dropped one.
@@ -248,7 +249,7 @@ end $$;
 
 -- Publishing. Publishes come one after the other; each is one transaction.
 create or replace function lake.publish(
-    branch text, author text, code_version text, lsn bigint
+    branch text, author text, code_version text, lsn bigint, built_by text default null
 ) returns bigint
 language plpgsql security definer set search_path = public, pg_temp
 as $$
@@ -271,6 +272,7 @@ begin
     where catalog_name = branch
     on conflict do nothing;
     perform lake.drop_ref(branch);
+    update lake.publishes set manifest = built_by where id = publish;
     if lake.apply_moves(publish) = 0 then
         delete from lake.publishes where id = publish;
         return null;
@@ -293,6 +295,7 @@ begin
         (select p.lsn from lake.publishes as p where p.id = target), target
     );
     perform lake.must_be_kept(target); -- it may have been forgotten while this waited
+    update lake.publishes set manifest = lake.manifest_of(target) where id = publish;
     insert into lake.moves
     select publish, table_namespace, table_name, now.metadata_location, target_.metadata_location
     from (select * from iceberg_tables where catalog_name = 'lake') as now
@@ -304,6 +307,16 @@ begin
     end if;
     return publish;
 end $$;
+
+-- dbt's manifest of the project that built the lake as it was after a publish.
+create or replace function lake.manifest_of(publish bigint) returns text
+language sql stable
+as $$
+    select manifest from lake.publishes
+    where id <= publish and manifest is not null
+    order by id desc
+    limit 1
+$$;
 
 create or replace function lake.begin_publish(
     kind text, author text, code_version text, run_id text, lsn bigint, restored bigint
@@ -464,7 +477,7 @@ declare
 begin
     -- Waits for every tag and pin that has found its publish to be kept and is not committed yet.
     lock table lake.publishes in access exclusive mode;
-    update lake.publishes set is_kept = false
+    update lake.publishes set is_kept = false, manifest = null
     where is_kept and at < before and id <= (select max(id) - kept from lake.publishes);
     get diagnostics forgotten = row_count;
     return forgotten;
@@ -534,7 +547,7 @@ grant select on lake.keys to builder;
 grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
 grant insert, update on iceberg_tables to ingest;
 grant update on iceberg_tables to capture, maintenance;
-grant execute on function lake.state_at to reader, builder, publisher, maintenance;
+grant execute on function lake.state_at, lake.manifest_of to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
 grant execute on function lake.publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;

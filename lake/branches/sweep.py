@@ -149,18 +149,20 @@ def sweep(now: datetime, progress: Progress, *, apply: bool) -> Swept:
     Raises LostError where a file that something live needs is missing; then nothing is deleted.
     """
     lost: LostError | None = None
-    while True:
+    for _ in range(3):
         found = live(now, apply=apply)
         if lost and lost.pointer in found.pointers:
             raise lost
         try:
             swept, doomed = _sort(found, now, progress)
-        except LostError as error:  # unless its branch was dropped meanwhile, files and all
+        except LostError as error:  # unless its pointer has gone meanwhile, and files with it
             lost = error
             continue
         if apply:
             _delete(doomed, progress)
         return swept
+    assert lost
+    raise lost
 
 
 # Mark

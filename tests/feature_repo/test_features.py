@@ -13,11 +13,11 @@ import pytest
 
 from feature_repo import features
 from feature_repo.connections import ValkeyOnlineStore, registry
-from lake.branches import branch
-from lake.catalog import catalog
+from lake.branches import branch, publish
+from lake.catalog import alone, catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
-from lake.settings import environment, on_branch
+from lake.settings import TRUNK, environment, on_branch
 from tests.conftest import secret_values
 from tests.feature_repo.conftest import NOON, exist, forget, land, version
 
@@ -117,7 +117,7 @@ def test_a_run_that_was_cut_short_is_made_good(gold: str, monkeypatch: Any) -> N
 
 
 def test_two_runs_at_once_are_kept_apart(gold: str) -> None:
-    with features._alone(), pytest.raises(LakeError, match="at work"):
+    with alone("lake materialize", "reader", gold), pytest.raises(LakeError, match="at work"):
         features.materialize()
 
 
@@ -146,6 +146,24 @@ def test_training_sees_a_loan_as_it_was_when_it_was_decided(gold: str) -> None:
     frame = features.training_frame().set_index("loan_id").sort_index()
     assert frame["credit_score"].to_dict() == {1: 600, 2: 600, 3: 600, 4: 450}
     assert frame["loan_status"].to_dict() == {1: 1, 2: 1, 3: 1, 4: 0}
+
+
+def test_a_training_set_read_by_its_tag_stays_as_it_was_whatever_is_published(gold: str) -> None:
+    publish.publish(gold)
+    with on_branch(TRUNK):
+        features.apply()
+        first = features.training_frame()
+        branch.tag("training")
+    for number in range(3):
+        branch.create("later")
+        with on_branch("later"):
+            land(version(1, NOON - HOUR * (3 - number) / 4, credit_score=700 + number))
+            exist(10 + number)
+        publish.publish("later")
+    with on_branch("training"):
+        pd.testing.assert_frame_equal(features.training_frame(), first)
+    with on_branch(TRUNK):
+        assert len(features.training_frame()) == len(first) + 3
 
 
 def test_online_equals_offline_as_of_the_same_moment(gold: str) -> None:
