@@ -164,6 +164,7 @@ def test_a_training_set_read_by_its_tag_stays_as_it_was_whatever_is_published(go
         pd.testing.assert_frame_equal(features.training_frame(), first)
     with on_branch(TRUNK):
         assert len(features.training_frame()) == len(first) + 3
+    branch.create(gold)  # for what takes it down
 
 
 def test_online_equals_offline_as_of_the_same_moment(gold: str) -> None:
