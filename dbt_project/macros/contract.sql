@@ -26,6 +26,31 @@
 {%- endmacro %}
 
 
+{#- What Trino makes a table with: what is declared for Spark, so that either engine finds the same. -#}
+{% macro properties(temporary=false) -%}
+    {%- set declared, extra = config.get('tblproperties'), [] -%}
+    {%- set own = ['format-version', 'write.parquet.compression-codec'] -%} {#- zstd, unless told -#}
+    {%- for name, value in declared.items() if name not in own -%}
+        {%- do extra.append("('" ~ name ~ "', '" ~ value ~ "')") -%}
+    {%- endfor -%}
+    with (
+        format_version = {{ declared['format-version'] }},
+        partitioning = cast(json '{{ tojson(config.get('partition_by') or []) }}' as array(varchar)),
+        extra_properties = map_from_entries(array[{{ extra | join(', ') }}])
+    )
+{%- endmacro %}
+
+
+{#- A hook after each run: the table that staged a merge which failed goes, or it would be published. -#}
+{% macro drop_staged() -%}
+    {%- for result in results if execute and result.status == 'error' and target.type == 'trino' -%}
+        {%- set node = result.node -%}
+        {%- set staged = api.Relation.create(node.database, node.schema, node.alias ~ '__dbt_tmp') -%}
+        {%- do run_query('drop table if exists ' ~ staged) -%}
+    {%- endfor -%}
+{%- endmacro %}
+
+
 {#- A hook before each build: a column that the contract has gained is added; none is dropped. -#}
 {% macro add_declared_columns() -%}
     {%- if execute and is_incremental() -%}

@@ -19,7 +19,7 @@
     {%- elif type == 'timestamp with time zone' -%} {{ from_iso(value) }}
     {%- elif type == 'bytea' -%} {{ from_base64(value) }}
     {%- elif engine_type(type) == wire_type(type) -%} {{ value }}
-    {%- else -%} {{ dbt.safe_cast(value, engine_type(type)) }}
+    {%- else -%} try_cast({{ value }} as {{ engine_type(type) }})
     {%- endif -%}
 {%- endmacro %}
 
@@ -58,7 +58,7 @@
 {%- endmacro %}
 
 {% macro from_iso(value) -%} {{ adapter.dispatch('from_iso')(value) }} {%- endmacro %}
-{% macro spark__from_iso(value) -%} cast({{ value }} as timestamp) {%- endmacro %}
+{% macro spark__from_iso(value) -%} try_cast({{ value }} as timestamp) {%- endmacro %}
 {% macro trino__from_iso(value) -%}
     cast(try(from_iso8601_timestamp_nanos({{ value }})) as timestamp(6) with time zone)
 {%- endmacro %}

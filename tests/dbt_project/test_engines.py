@@ -1,0 +1,388 @@
+"""The same project on both engines: each builds a branch of its own from one bronze, each goes on
+where the other left off, and after every step both branches hold the same tables.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+from dbt.cli.main import dbtRunner
+from pyspark.errors import PySparkException
+from trino.exceptions import TrinoUserError
+
+from lake.branches import branch
+from lake.catalog import open_catalog
+from lake.manifest import PROJECT
+from lake.settings import ROOT, environment, on_branch
+from lake.stack import trino
+from quality.frames import spark
+from tests.conftest import end_spark_session
+from tests.dbt_project.source import BRONZE, Source, append, create_bronze, land_snapshot
+
+ENGINES = ("spark", "trino")
+MINE, YOURS = "engines_mine", "engines_yours"
+OF_THE_RUN = ("run_id",)
+"""Names the invocation that wrote a row; the same row comes from two of them here."""
+OF_THE_WAY = (*OF_THE_RUN, "first_seen_at")
+"""Also tells from which version on a row was in the table, which a full refresh forgets."""
+PROPERTIES = {
+    "write.merge.mode": "merge-on-read",
+    "write.update.mode": "merge-on-read",
+    "write.delete.mode": "merge-on-read",
+    "write.metadata.previous-versions-max": "100",
+    "write.parquet.compression-codec": "zstd",
+}
+
+Done = subprocess.CompletedProcess[str]
+Dbt = Callable[..., Done]
+
+
+@pytest.fixture
+def dbt(tmp_path: Path) -> Dbt:
+    """Runs a dbt command as a user does: on a branch, on an engine."""
+
+    def run(on: str, engine: str, *arguments: str) -> Done:
+        target = str(tmp_path / f"{on}_{engine}")
+        where = ("--target", engine, "--target-path", target, "--log-path", target)
+        return subprocess.run(
+            [Path(sys.executable).with_name("dbt"), *arguments, *where],
+            cwd=PROJECT,
+            env=os.environ | environment() | {"LAKE_BRANCH": on},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture
+def branches(lake_stack: Path) -> Iterator[None]:
+    """Two branches of the lake as it is."""
+    try:
+        for name in (MINE, YOURS):
+            branch.create(name)
+        yield
+    finally:
+        for name in {ref.name for ref in branch.refs()} & {MINE, YOURS}:
+            branch.drop(name)
+
+
+def side_by_side(run: Callable[[str, str], Done], mine: str, yours: str) -> list[Done]:
+    """Have an engine at work on each of the branches at the same time."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(run, (MINE, YOURS), (mine, yours)))
+
+
+def assert_succeeded(done: Sequence[Done]) -> None:
+    for one in done:
+        assert one.returncode == 0, one.stdout
+
+
+def tables(suffix: str = "") -> dict[str, list[str]]:
+    """The tables of silver and gold, on each branch."""
+    layers = (f"silver{suffix}", f"gold{suffix}")
+    return {
+        on: sorted(
+            ".".join(name) for layer in layers for name in open_catalog(on).list_tables(layer)
+        )
+        for on in (MINE, YOURS)
+    }
+
+
+def keeping(on: str, table: str) -> dict[str, Any]:
+    """How a table is kept: what an engine that goes on with it finds."""
+    found = open_catalog(on).load_table(table)
+    return {
+        "columns": [(column.name, str(column.field_type)) for column in found.schema().fields],
+        "partitioning": [(field.name, str(field.transform)) for field in found.spec().fields],
+        "format": found.metadata.format_version,
+        "properties": {name: found.properties.get(name) for name in PROPERTIES},
+    }
+
+
+def rows(on: str, table: str, without: Sequence[str]) -> pa.Table:
+    found: pa.Table = open_catalog(on).load_table(table).scan().to_arrow()
+    return found.select([name for name in found.column_names if name not in without])
+
+
+def digest(table: pa.Table) -> tuple[int, int]:
+    """How many rows there are, and a digest of them that does not depend on their order."""
+    with duckdb.connect() as connection:
+        connection.register("found", table)
+        query = f"select count(*), sum(hash({', '.join(table.column_names)})::hugeint) from found"
+        ((count, total),) = connection.execute(query).fetchall()
+        return count, total or 0
+
+
+def only_in(found: pa.Table, other: pa.Table) -> list[Any]:
+    """Some of the rows that one table has and another has not."""
+    with duckdb.connect() as connection:
+        connection.register("found", found)
+        connection.register("other", other)
+        return connection.execute("from found except all from other limit 3").fetchall()
+
+
+def assert_alike(suffix: str = "", without: Sequence[str] = OF_THE_RUN) -> None:
+    """Both branches hold a table for each model, kept alike, with the same rows."""
+    models = sorted(
+        f"{sql.parent.name}{suffix}.{sql.stem}" for sql in PROJECT.glob("models/*/*.sql")
+    )
+    assert tables(suffix) == {MINE: models, YOURS: models}
+    for table in models:
+        assert keeping(MINE, table) == keeping(YOURS, table), table
+        mine, yours = (rows(on, table, without) for on in (MINE, YOURS))
+        assert mine.num_rows > 0, f"{table} proves nothing"
+        assert digest(mine) == digest(yours), "\n".join(
+            [table, *map(str, only_in(mine, yours)), "instead of", *map(str, only_in(yours, mine))]
+        )
+
+
+# --- from hand-made bronze, step by step ----------------------------------------------------------
+
+SUFFIX = "_engines"
+VARIABLES = ("--vars", json.dumps({"bronze": BRONZE, "layer_suffix": SUFFIX}))
+
+
+def share_bronze() -> None:
+    """Have YOURS see the very tables of bronze that MINE does, as they are now."""
+    mine, yours = open_catalog(MINE), open_catalog(YOURS)
+    yours.create_namespace_if_not_exists(BRONZE)
+    for table in mine.list_tables(BRONZE):
+        if yours.table_exists(table):
+            yours.drop_table(table)  # the pointer alone
+        yours.register_table(table, mine.load_table(table).metadata_location)
+
+
+class Bronze:
+    """Hand-made bronze of both branches, and the source that it is landed from."""
+
+    def __init__(self) -> None:
+        self.source, self.landed = Source(random.Random(20261126)), 0
+        for _ in range(60):
+            row = self.source.loan()
+            self.source.loans[row["loan_id"]] = row
+        for loan_id in list(self.source.loans)[:20]:
+            self.source.payments[loan_id, 1] = self.source.payment(loan_id, 1)
+        with on_branch(MINE):
+            create_bronze()
+        self.take_snapshot()
+
+    def take_snapshot(self) -> None:
+        with on_branch(MINE):
+            land_snapshot(self.source)
+        share_bronze()
+
+    def live(self, transactions: int) -> None:
+        """Land so many more transactions: inserts, updates, deletes, broken and mended rows."""
+        self.source.live(transactions)
+        with on_branch(MINE):
+            append("changes", [change.landed() for change in self.source.wal[self.landed :]])
+        self.landed = len(self.source.wal)
+        share_bronze()
+
+
+def test_what_one_engine_built_the_other_goes_on_with_and_both_have_the_same_rows(
+    branches: None, dbt: Dbt
+) -> None:
+    def run(*options: str) -> Callable[[str, str], Done]:
+        return lambda on, engine: dbt(on, engine, "run", *VARIABLES, *options)
+
+    bronze = Bronze()
+    bronze.live(30)
+    assert_succeeded(side_by_side(run(), "spark", "trino"))
+    assert_alike(SUFFIX)
+
+    bronze.live(50)
+    assert_succeeded(side_by_side(run(), "trino", "spark"))
+    assert_alike(SUFFIX)
+
+    # Some loans go unseen, as after a lost slot: a new snapshot alone tells.
+    bronze.live(30)
+    bronze.source.live(20)
+    bronze.landed = len(bronze.source.wal)
+    bronze.take_snapshot()
+    assert_succeeded(side_by_side(run(), "spark", "trino"))
+    assert_alike(SUFFIX)
+
+    # Each replaces what the other began.
+    assert_succeeded(side_by_side(run("--full-refresh"), "trino", "spark"))
+    assert_alike(SUFFIX)
+    assert keeping(MINE, f"silver{SUFFIX}.loans_history")["properties"] == PROPERTIES
+
+
+def test_a_merge_that_fails_leaves_no_table_that_would_be_published(
+    branches: None, dbt: Dbt
+) -> None:
+    bronze = Bronze()
+    bronze.live(20)
+    one = ("run", *VARIABLES, "--select", "loans_history")
+    assert_succeeded([dbt(MINE, "trino", *one)])
+    with on_branch(MINE):  # no merge can tell three equal changes apart
+        append("changes", [change.landed() for change in bronze.source.wal] * 2)
+    failed = dbt(MINE, "trino", *one)
+    assert "MERGE_TARGET_ROW_MULTIPLE_MATCHES" in failed.stdout
+    left = open_catalog(MINE).list_tables(f"silver{SUFFIX}")
+    assert left == [(f"silver{SUFFIX}", "loans_history")]
+
+
+# --- from what was really captured ----------------------------------------------------------------
+
+
+def test_a_branch_that_spark_goes_on_with_is_equal_to_one_that_trino_builds_anew(
+    demo: str, branches: None, dbt: Dbt
+) -> None:
+    def build(on: str, engine: str) -> Done:
+        return dbt(on, engine, "build", *(["--full-refresh"] if on == YOURS else []))
+
+    assert_succeeded(side_by_side(build, "spark", "trino"))
+    assert_alike(without=OF_THE_WAY)
+
+
+# --- macro by macro, and trap by trap -------------------------------------------------------------
+
+Values = list[dict[str, Any]]
+Ask = Callable[[str, str], Values]
+BREAK = "-- and"
+CARRIED: dict[str, list[tuple[Any, Any]]] = {
+    "smallint": [(-32768, -32768), (None, None)],
+    "integer": [(-(2**31), -(2**31)), (None, None)],
+    "bigint": [(2**63 - 1, 2**63 - 1), (None, None)],
+    "boolean": [(True, True), (None, None)],
+    "real": [(0.5, 0.5), (None, None)],
+    "double precision": [(0.1, 0.1), (None, None)],
+    "numeric(5,2)": [("-999.99", Decimal("-999.99")), ("1000.00", None), ("NaN", None)],
+    "numeric(38,0)": [("9" * 38, Decimal("9" * 38)), ("", None)],
+    "text": [("é 🙂 ", "é 🙂 "), ("", ""), (None, None)],
+    "uuid": [("00000000-0000-0000-0000-000000000001",) * 2, (None, None)],
+    "date": [(-1, date(1969, 12, 31)), (20_000, date(2024, 10, 4)), (None, None)],
+    "timestamp": [
+        (-1, datetime(1969, 12, 31, 23, 59, 59, 999_999)),  # noqa: DTZ001
+        (1_700_000_000_123_456, datetime(2023, 11, 14, 22, 13, 20, 123_456)),  # noqa: DTZ001
+        (None, None),
+    ],
+    "timestamptz": [
+        ("1969-12-31T23:59:59.999999Z", datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC)),
+        ("2026-03-01T01:00:00+02:00", datetime(2026, 2, 28, 23, tzinfo=UTC)),
+        ("no time", None),
+        (None, None),
+    ],
+    "bytea": [("AP8=", b"\x00\xff"), (None, None)],
+}
+"""How Debezium writes a value of a type, and what it is in the lake; null if it can't be held."""
+
+
+@pytest.fixture
+def ask(lake_stack: Path) -> Iterator[Ask]:
+    """Asks an engine for the rows of a query, as Python's values."""
+    end_spark_session()
+
+    def rows_of(engine: str, query: str) -> Values:
+        if engine == "spark":
+            found: Values = spark().sql(query).toArrow().to_pylist()
+            return found
+        names, rows = trino.describe(query)
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    yield rows_of
+    end_spark_session()
+
+
+def compiled(where: Path, engine: str, *queries: str) -> list[str]:
+    """What the project's macros make of queries."""
+    options = {
+        "--project-dir": str(PROJECT),
+        "--profiles-dir": str(PROJECT),
+        "--target-path": str(where),
+        "--log-path": str(where),
+        "--log-level-file": "none",
+        "--target": engine,
+        "--inline": f"\n{BREAK}\n".join(queries),
+    }
+    words = (word for pair in options.items() for word in pair)
+    offline = ("--no-populate-cache", "--no-introspect")
+    done = dbtRunner().invoke(["--quiet", "compile", *offline, *words])
+    assert done.success, done.exception
+    result: Any = done.result
+    text: str = result.results[0].node.compiled_code
+    return text.split(BREAK)
+
+
+def carried() -> dict[str, tuple[str, Any, Any]]:
+    """A column's name for each case: its type, what is on the wire, and its value in the lake."""
+    cases = [(declared, *case) for declared, listed in CARRIED.items() for case in listed]
+    return {f"c{number}": case for number, case in enumerate(cases)}
+
+
+def typed(cases: dict[str, tuple[str, Any, Any]]) -> str:
+    """A query for the values of an envelope, each in the column's type."""
+    after = {name: wire for name, (_, wire, _) in cases.items()}
+    envelope = json.dumps(
+        {"op": "c", "before": None, "after": after, "more": [{}]},
+        ensure_ascii=False,  # a backslash is not the same on both
+    )
+    columns = [{"name": name, "type": declared} for name, (declared, _, _) in cases.items()]
+    return f"""
+        {{%- set envelope -%}} '{envelope}' {{%- endset -%}}
+        {{%- set columns = {columns} -%}}
+        {{%- for c in columns -%}} {{%- do c.update(type=canonical_type(c.type)) -%}} {{%- endfor -%}}
+        select
+        {{%- for c in columns %}}
+            {{{{ from_wire('change.after.' ~ c.name, c.type) }}}} as {{{{ c.name }}}}{{{{ ',' if not loop.last }}}}
+        {{%- endfor %}}
+        from (select {{{{ typed_envelope(envelope, columns) }}}} as change) as envelopes
+    """  # noqa: E501
+
+
+def test_a_value_of_every_type_comes_out_of_the_envelope_the_same(tmp_path: Path, ask: Ask) -> None:
+    cases = carried()
+    for engine in ENGINES:
+        (query,) = compiled(tmp_path, engine, typed(cases))
+        (found,) = ask(engine, query)
+        assert {name: (*case[:2], found[name]) for name, case in cases.items()} == cases, engine
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_query_that_must_not_go_on_ends_with_a_message(
+    tmp_path: Path, ask: Ask, engine: str
+) -> None:
+    query = "select 1 as one where case when {} then true else {{{{ halt('take it anew') }}}} end"
+    good, bad = compiled(tmp_path, engine, query.format("1 = 1"), query.format("1 = 2"))
+    assert ask(engine, good) == [{"one": 1}]
+    with pytest.raises(Exception, match="take it anew"):
+        ask(engine, bad)
+
+
+def answer(ask: Ask, engine: str, query: str) -> str:
+    """What an engine answers, as text that is the same for equal values; or that it fails."""
+    try:
+        ((value, *_),) = (list(row.values()) for row in ask(engine, f"select {query}"))
+    except (TrinoUserError, PySparkException):
+        return "fails"
+    return str(value.normalize() if isinstance(value, Decimal) else value)
+
+
+def test_each_trap_that_the_docs_tell_is_one_and_has_the_way_out_that_they_tell(
+    tmp_path: Path, ask: Ask
+) -> None:
+    lines = (ROOT / "docs" / "models.md").read_text().splitlines()
+    traps = [line.split(" | ") for line in lines if line.startswith("| `")]
+    queries = [cell.split("`")[1] for trap in traps for cell in (trap[0], trap[-1])]
+    spark_says, trino_says = (
+        [answer(ask, engine, query) for query in compiled(tmp_path, engine, *queries)]
+        for engine in ENGINES
+    )
+    answers = list(zip(queries, spark_says, trino_says, strict=True))
+    assert [told for told in answers[::2] if told[1] == told[2]] == []
+    assert [told for told in answers[1::2] if told[1] != told[2] or told[1] == "fails"] == []
