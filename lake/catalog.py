@@ -172,6 +172,7 @@ def for_trino(opened: Access, key_file: Path) -> dict[str, str]:
         "iceberg.jdbc-catalog.default-warehouse-dir": opened.warehouse,
         "iceberg.unique-table-location": "true",
         "iceberg.format-version": "2",
+        "iceberg.allowed-extra-properties": "*",  # what dbt declares for Spark's merges
         "fs.native-s3.enabled": "true",
         "s3.endpoint": settings().s3_endpoint,
         "s3.region": "us-east-1",

@@ -6,7 +6,7 @@ import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -25,7 +25,7 @@ out = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe is
 err = Console(stderr=True, soft_wrap=True)
 
 STACK, WAY, SOURCE = "The stack", "The way of a row", "The demo's source"
-BRANCHES = "Branches and publishes"
+BRANCHES, QUERYING = "Branches and publishes", "Querying"
 
 
 @cli.callback()
@@ -203,6 +203,31 @@ def run(context: typer.Context) -> None:
         err.print("nothing changed, nothing to publish")
     else:
         err.print(f"published as {done.publish}: {', '.join(done.tables)}", highlight=False)
+
+
+@cli.command(rich_help_panel=QUERYING)
+def sql(
+    query: Annotated[
+        str | None,
+        typer.Argument(help="statements; read from standard input if left out"),
+    ] = None,
+    form: Annotated[
+        Literal["table", "csv", "json"],
+        typer.Option("--format", help="json is an object a line"),
+    ] = "table",
+) -> None:
+    """Ask Trino, on the branch, in gold. On a terminal and without a query: a shell."""
+    from lake.stack.program import require
+
+    require("trino")
+    if query is None and sys.stdin.isatty():
+        from lake import shell
+
+        shell.talk(form)
+        return
+    from lake.query import run
+
+    run(sys.stdin.read() if query is None else query, form, sys.stdout)
 
 
 branch_cli = typer.Typer(no_args_is_help=True, help="Branches: make one, list them, drop one.")

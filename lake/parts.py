@@ -190,6 +190,8 @@ def _venv(lock: Path) -> Callable[[Path, Report], None]:
 
 
 def _maven(artifacts: dict[str, str]) -> Callable[[Path, Report], None]:
+    """Of coordinates `group:name:version[:packaging[:classifier]]`, and their SHA-256."""
+
     def make(target: Path, report: Report) -> None:
         @contextmanager
         def progress(name: str, size: int) -> Iterator[Callable[[int], None]]:
@@ -205,9 +207,10 @@ def _maven(artifacts: dict[str, str]) -> Callable[[Path, Report], None]:
         resolver = PythonResolver(progress_callback=progress)
         maven = MavenContext(resolver=resolver, repo_cache=target / ".maven", timeout=60)
         for coordinate, expected in artifacts.items():
-            group, name, version, *packaging = coordinate.split(":")
+            group, name, version, *kind = coordinate.split(":")
+            packaging, classifier = [*kind, *("jar", "")[len(kind) :]]
             component = maven.project(group, name).at_version(version)
-            file = _resolved(component.artifact(packaging=packaging[0] if packaging else "jar"))
+            file = _resolved(component.artifact(classifier=classifier, packaging=packaging))
             _check(file, expected)
             report(f"unpacking {file.name}", None, None)
             _unpack(file, target)
@@ -311,12 +314,13 @@ def jars(engine: str) -> list[Path]:
     return sorted(parts()[f"{engine}-jars"].path.glob("*.jar"))
 
 
-def trino() -> tuple[Path, Path]:
-    """Trino's `lib` directory and its plugin for Iceberg."""
+def trino() -> tuple[Path, list[Path]]:
+    """Trino's `lib` directory, and its plugins' directories."""
     home = parts()["trino-jars"].path
     (server,) = home.glob("trino-server-core-*")
-    (plugin,) = home.glob("trino-iceberg-*")
-    return server / "lib", plugin
+    (iceberg,) = home.glob("trino-iceberg-*")
+    (groups,) = parts()["trino-groups-jars"].path.glob("trino-resource-group-managers-*")
+    return server / "lib", [iceberg, groups]
 
 
 def flink_python() -> Path:

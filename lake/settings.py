@@ -97,6 +97,15 @@ class Compaction(BaseModel):
     deleted_ratio: float = Field(0.3, description="a table so much of which is deleted", gt=0, le=1)
 
 
+class Queries(BaseModel):
+    """What people may take of Trino; builds and the lake's own queries are not held to it."""
+
+    minutes: float = Field(30, description="a query that has run that long is ended", gt=0)
+    running: int = Field(4, description="so many run at a time, the others wait", ge=1)
+    running_each: int = Field(2, description="... of one user", ge=1)
+    queued_each: int = Field(50, description="so many of one user may wait", ge=1)
+
+
 class Settings(BaseSettings):
     """What one installation runs with."""
 
@@ -115,6 +124,7 @@ class Settings(BaseSettings):
     author: str = Field(default_factory=_user, description="who branches and publishes")
     retention: Retention = Retention()
     compaction: Compaction = Compaction()
+    queries: Queries = Queries()
     checkpoint_seconds: float = Field(1.0, description="how often capture commits to the lake")
     free_disk_bytes: int = Field(2 * 1024**3, description="what the disk must offer at a start")
     bulk_workers: int = Field(2, description="connections that copy tables side by side", ge=1)

@@ -11,6 +11,7 @@ from lake import parts
 from lake.catalog import Access, for_trino
 from lake.credentials import credentials, write_private
 from lake.settings import settings
+from lake.stack import people
 from lake.stack.program import Program, answer, home, listens, tied
 
 
@@ -56,12 +57,13 @@ _JVM = (
 def configure() -> None:
     """Write Trino's files; secrets stay in its environment."""
     etc = home("trino") / "etc"
-    _, plugin = parts.trino()
     plugins = home("trino") / "plugin"
     plugins.mkdir(parents=True, exist_ok=True)
-    link = plugins / "iceberg"
-    link.unlink(missing_ok=True)
-    link.symlink_to(plugin)
+    _, found = parts.trino()
+    for plugin in found:
+        link = plugins / plugin.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(plugin)
     address = f"http://{settings().host}:{settings().ports.trino}"
     write_private(
         etc / "config.properties",
@@ -79,7 +81,19 @@ memory.heap-headroom-per-node=150MB
 task.concurrency=2
 catalog.management=dynamic
 catalog.store=file
+query.max-execution-time={settings().queries.minutes}m
 """,
+    )
+    rules, groups = etc / "rules.json", etc / "resource-groups.json"
+    write_private(rules, json.dumps(people.rules(), indent=2))
+    write_private(groups, json.dumps(people.groups(), indent=2))
+    write_private(
+        etc / "access-control.properties",
+        f"access-control.name=file\nsecurity.config-file={rules}\n",
+    )
+    write_private(
+        etc / "resource-groups.properties",
+        f"resource-groups.configuration-manager=file\nresource-groups.config-file={groups}\n",
     )
     if not listens("trino"):  # what it knew may have another key by now; `lake up` tells it anew
         shutil.rmtree(etc / "catalog", ignore_errors=True)
@@ -122,7 +136,13 @@ def ask(query: str) -> list[list[Any]]:
 def describe(query: str) -> tuple[list[str], list[list[Any]]]:
     """The columns' names and the rows that Trino answers, on this process's branch."""
     host, port, branch = settings().host, settings().ports.trino, settings().branch
-    with connect(host=host, port=port, user="lake", catalog=branch) as connection:
+    with connect(
+        host=host,
+        port=port,
+        user=people.SERVICE,
+        catalog=branch,
+        session_properties=people.SERVICE_SESSION,
+    ) as connection:
         cursor = connection.cursor()
         rows = cursor.execute(query).fetchall()
         return [column.name for column in cursor.description or ()], rows
