@@ -4,11 +4,12 @@ LSNs are positions in the source's WAL, in bytes: their differences are bytes, t
 """
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.manifest import DataFileContent
+from pyiceberg.manifest import DataFileContent, ManifestFile
 from pyiceberg.types import LongType
 
 from lake import source
@@ -46,33 +47,37 @@ def silver_lsn() -> int | None:
     It is that of the last landed change, whatever its table, if silver holds the last one that is
     silver's. Read from the tables' metadata alone.
     """
-    built = [_newest(".".join(name), "_lsn") for name in catalog().list_tables("silver")]
-    silver = max((lsn for lsn in built if lsn is not None), default=None)
+    built = [
+        bound for name in catalog().list_tables("silver") for _, bound in _bounds(name, "_lsn")
+    ]
+    silver = max(built, default=None)
     if silver is None or not catalog().table_exists(CHANGES):
         return silver
-    landed = _newest(CHANGES, "lsn", but=HEARTBEAT) or 0
-    return silver if landed > silver else max(silver, _newest(CHANGES, "lsn") or 0)
+    landed = _bounds(tuple(CHANGES.split(".")), "lsn")
+    last = max((bound for table, bound in landed if table != HEARTBEAT), default=0)
+    return silver if last > silver else max([silver, *(bound for _, bound in landed)])
 
 
-def _newest(table: str, column: str, but: str | None = None) -> int | None:
-    """The upper bound of a column over the table's data files, but those of one partition."""
-    loaded = catalog().load_table(table)
+def _bounds(name: tuple[str, ...], column: str) -> list[tuple[object, int]]:
+    """Of each data file: the first value of its partition, and the upper bound of a column."""
+    loaded = catalog().load_table(name)
     snapshot = loaded.current_snapshot()
     fields = {field.name: field.field_id for field in loaded.schema().fields}
     if snapshot is None or column not in fields:
-        return None
-    files = (
-        entry.data_file
-        for manifest in snapshot.manifests(loaded.io)
-        for entry in manifest.fetch_manifest_entry(loaded.io)
-    )
-    bounds = (
-        file.upper_bounds.get(fields[column])
-        for file in files
-        if file.content == DataFileContent.DATA and file.upper_bounds
-        if but is None or file.partition[0] != but
-    )
-    return max((int(from_bytes(LongType(), bound)) for bound in bounds if bound), default=None)
+        return []
+
+    def read(manifest: ManifestFile) -> list[tuple[object, int]]:
+        files = [entry.data_file for entry in manifest.fetch_manifest_entry(loaded.io)]
+        return [
+            (file.partition[0] if len(file.partition) else None, int(from_bytes(LongType(), bound)))
+            for file in files
+            if file.content == DataFileContent.DATA
+            and (bound := (file.upper_bounds or {}).get(fields[column]))
+        ]
+
+    with ThreadPoolExecutor(8) as pool:  # capture leaves a hundred of them before they are merged
+        read_all = pool.map(read, snapshot.manifests(loaded.io))
+        return [one for found in read_all for one in found]
 
 
 def catch_up(timeout: float = 120) -> int:
