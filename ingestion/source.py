@@ -158,9 +158,13 @@ def set_up(
     if owner is None:
         listed = "\n".join(f"  {statement};" for statement in statements)
         raise LakeError(f"have the owner of the source run this, then try again:\n{listed}")
-    with owner() as privileged, privileged.transaction():
-        for statement in statements:
-            privileged.execute(statement.encode())
+    *before, last = statements  # the publication, where that is missing
+    with owner() as privileged:
+        with privileged.transaction():
+            for statement in before:
+                privileged.execute(statement.encode())
+        # By itself: it waits for an analyze of a table, which waits for what a grant has written.
+        privileged.execute(last.encode())
 
 
 def _missing(connection: psycopg.Connection, tables: list[Table]) -> list[str]:
