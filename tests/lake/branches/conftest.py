@@ -1,16 +1,20 @@
 """Small tables on a lake of the test's own, and how tests change them on a branch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyspark.sql.connect.session import SparkSession
 
 from lake.branches import branch, publish
 from lake.catalog import open_catalog
-from lake.settings import TRUNK
+from lake.settings import TRUNK, settings
 
 Put = Callable[..., None]
 Values = dict[str, list[int]]
+Spark = Callable[[str], list[Any]]
 
 
 def put(on: str, **tables: list[int]) -> None:
@@ -40,6 +44,19 @@ def published(**tables: list[int]) -> int:
     made = publish.publish("landing")
     assert made is not None
     return made
+
+
+@contextmanager
+def spark_session(configured: dict[str, str]) -> Iterator[Spark]:
+    """A Spark session with these settings, as what answers statements."""
+    builder = SparkSession.builder.remote(settings().spark_remote)
+    for name, value in configured.items():
+        builder = builder.config(name, value)
+    session = builder.create()
+    try:
+        yield lambda statement: session.sql(statement).collect()
+    finally:
+        session.stop()
 
 
 @pytest.fixture

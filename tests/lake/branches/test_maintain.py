@@ -8,8 +8,7 @@ import os
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -32,11 +31,11 @@ from pyiceberg.table import Table, Transaction
 from lake import catalog, object_store
 from lake.branches import branch, compact, maintain, publish, sweep
 from lake.branches.sweep import Files
-from lake.catalog import connect, open_catalog
+from lake.catalog import access, connect, for_spark, open_catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import TRUNK, settings
-from tests.lake.branches.conftest import published, put, values
+from tests.lake.branches.conftest import published, put, spark_session, values
 
 LATER, MUCH_LATER = timedelta(hours=25), timedelta(days=8)
 ROWS = pa.schema([("value", pa.int64())])
@@ -133,10 +132,10 @@ def test_small_files_are_merged_and_deletes_applied_with_the_same_rows(retention
     assert values() == {"a": [77], "b": [1]}
 
 
-def test_position_deletes_are_applied(retention: None, spark_on: "Spark") -> None:
+def test_position_deletes_are_applied(retention: None) -> None:
     published(a=[*range(100)])
     branch.create("deletes")
-    with spark_on("deletes") as spark:
+    with spark_session(for_spark(access("deletes"))) as spark:
         spark(
             "alter table deletes.silver.a set tblproperties ('write.delete.mode'='merge-on-read')"
         )
@@ -148,29 +147,6 @@ def test_position_deletes_are_applied(retention: None, spark_on: "Spark") -> Non
     assert (before.delete_files, after.delete_files) == (1, 0)
     assert before.riddled == 0.5
     assert values()["a"] == [*range(50, 100)]
-
-
-Spark = Callable[[str], Any]
-
-
-@pytest.fixture
-def spark_on() -> Callable[[str], Any]:
-    from pyspark.sql import SparkSession
-
-    from lake.catalog import access, for_spark
-
-    @contextmanager
-    def on(ref: str) -> Iterator[Spark]:
-        builder = SparkSession.builder.remote(settings().spark_remote)
-        for name, value in for_spark(access(ref)).items():
-            builder = builder.config(name, value)
-        session = builder.create()
-        try:
-            yield lambda statement: session.sql(statement).collect()
-        finally:
-            session.stop()
-
-    return on
 
 
 def test_snapshots_go_a_day_after_they_were_replaced(retention: None) -> None:

@@ -27,7 +27,6 @@ from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError
 from pyiceberg.types import LongType
 from pyspark.errors import PySparkException
-from pyspark.sql.connect.session import SparkSession
 from sqlalchemy.exc import ProgrammingError
 from trino.exceptions import Error as TrinoError
 from trino.exceptions import TrinoExternalError
@@ -39,13 +38,12 @@ from lake.credentials import Role, credentials
 from lake.settings import TRUNK, settings
 from lake.stack import postgres, trino
 from tests.conftest import secret_values
+from tests.lake.branches.conftest import Spark, spark_session
 
 SILVER, GOLD, BRONZE = "silver.protected", "gold.protected", "bronze.protected"
 MINE, TAG = "protection_mine", "protection_tag"
 EVER = datetime(2099, 1, 1, tzinfo=UTC)
 ROWS = pa.table({"value": pa.array([1, 2, 3], pa.int64())})
-
-Spark = Callable[[str], object]
 
 
 @dataclass(frozen=True)
@@ -764,18 +762,6 @@ SPARK_WRITES = (
     f"call lake.system.expire_snapshots('{SILVER}', timestamp '2099-01-01 00:00:00', 1)",
 )
 REFUSALS = "Access Denied|CommitFailedException|UncheckedSQLException|NoSuch"
-
-
-@contextmanager
-def spark_session(configured: dict[str, str]) -> Iterator[Spark]:
-    builder = SparkSession.builder.remote(settings().spark_remote)
-    for name, value in configured.items():
-        builder = builder.config(name, value)
-    session = builder.create()
-    try:
-        yield lambda statement: session.sql(statement).collect()
-    finally:
-        session.stop()
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,13 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException
 from pyspark.errors import PySparkException
-from pyspark.sql.connect.session import SparkSession
 from trino.exceptions import TrinoExternalError
 
 from lake.branches import branch, publish
 from lake.catalog import access, catalog, connect, for_pyiceberg, for_spark, open_catalog
 from lake.settings import TRUNK, settings
 from lake.stack import postgres, trino
+from tests.lake.branches.conftest import spark_session
 
 TABLES = ("silver.reader_a", "silver.reader_b", "gold.reader_c")
 PUBLISHES = 101
@@ -77,14 +77,8 @@ def drop_pins(refs: set[str]) -> None:
 @contextmanager
 def spark_on(ref: str) -> Iterator[Spark]:
     """What a new session on a branch answers."""
-    builder = SparkSession.builder.remote(settings().spark_remote)
-    for name, value in for_spark(access(ref)).items():
-        builder = builder.config(name, value)
-    session = builder.create()
-    try:
-        yield lambda query: [tuple(row) for row in session.sql(query).collect()]
-    finally:
-        session.stop()
+    with spark_session(for_spark(access(ref))) as ask:
+        yield lambda query: [tuple(row) for row in ask(query)]
 
 
 # Reading while a process publishes
