@@ -92,6 +92,7 @@ def test_a_statement_over_several_lines_is_answered_when_a_semicolon_ends_it(
 ) -> None:
     terminal.type(f"select 40 + 2{ENTER}as answer;{ENTER}")
     terminal.wait_for(r"answer\s+------\s+42\s+1 row, ")
+    terminal.wait_for("shell_mine>")  # before it, the terminal would take the Ctrl-D for its own
     terminal.type(CTRL_D)
     assert terminal.wait_for_end() == 0
 

@@ -58,7 +58,7 @@ def query_of_ana(lake_stack: Path) -> Iterator[str]:
         "create catalog people_made using iceberg",
         "drop catalog lake",
         "create schema lake.people_made",
-        "drop schema lake.gold",
+        "drop schema lake.gold cascade",
         "create table lake.silver.people_made (a int)",
         "create table lake.silver.people_made as select 1 as a",
         "create view lake.silver.people_made as select 1 as a",
