@@ -1,13 +1,12 @@
 """One running stack for the whole session, in a state directory and on ports of its own."""
 
-import hashlib
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -102,29 +101,60 @@ def lake_stack(installation: Path) -> Iterator[Path]:
         lifecycle.down()
 
 
-@pytest.fixture
-def own_lake(lake_stack: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty lake on the shared servers: a catalog database and a bucket of the test's own.
+OWN = "own"
 
-    Trino, whose catalogs all share one list of names, is left out of it. Yields the lake's name.
+
+@contextmanager
+def settings_of_own() -> Iterator[None]:
+    """Be on the lake `own`: another catalog database and bucket on the shared servers.
+
+    Trino, whose catalogs all share one list of names, is left out of it.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKE_CATALOG_DATABASE", OWN)
+        patch.setenv("LAKE_BUCKET", OWN)
+        patch.setenv("LAKE_PORTS__TRINO", free_ports()["LAKE_PORTS__TRINO"])
+        forget_settings()
+        yield
+    forget_settings()
+
+
+@pytest.fixture(scope="session")
+def made_own(lake_stack: Path) -> None:
+    """The lake `own`, made once: a role's policy and key are slow to make."""
     from lake import catalog, object_store
     from lake.stack import postgres
 
-    digest = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
-    name = f"test{digest}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LAKE_CATALOG_DATABASE", name)
-        patch.setenv("LAKE_BUCKET", name)
-        patch.setenv("LAKE_PORTS__TRINO", free_ports()["LAKE_PORTS__TRINO"])
-        forget_settings()
+    with settings_of_own():
         postgres.create_databases()
         object_store.create()
         catalog.create()
-        yield name
-        with postgres.LAKE.admin() as admin:
-            admin.execute(f"drop database {name} with (force)")
-    forget_settings()
+
+
+@pytest.fixture
+def own_lake(made_own: None) -> Iterator[str]:
+    """The lake `own`, empty; yields its name."""
+    with settings_of_own():
+        empty_own()
+        yield OWN
+
+
+def empty_own() -> None:
+    """Have the lake `own` hold nothing."""
+    from lake import catalog, object_store
+    from lake.branches import sweep
+
+    assert settings().catalog_database == OWN
+    with catalog._connect(catalog.OWNER, credentials().catalog_password) as owner:
+        owner.execute(
+            "truncate iceberg_tables, lake.refs, lake.bases, lake.keys, lake.publishes,"
+            " lake.moves, lake.rewrites"
+        )
+        owner.execute("delete from iceberg_namespace_properties where catalog_name <> 'lake'")
+    open_catalog.cache_clear()
+    sweep._delete([key for key, _, _ in sweep.listed()], lambda *_: None)
+    for key in object_store.branch_keys():
+        object_store.remove_key(key)
 
 
 @pytest.fixture(scope="session")

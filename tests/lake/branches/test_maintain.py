@@ -32,9 +32,9 @@ from lake import catalog, object_store
 from lake.branches import branch, compact, maintain, publish, sweep
 from lake.branches.sweep import Files
 from lake.catalog import access, connect, for_spark, open_catalog
-from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import TRUNK, settings
+from tests.conftest import empty_own
 from tests.lake.branches.conftest import published, put, spark_session, values
 
 LATER, MUCH_LATER = timedelta(hours=25), timedelta(days=8)
@@ -274,7 +274,7 @@ class Interleaving(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        reset()
+        empty_own()
         self.lake: State = {}
         self.bronze: tuple[int, ...] = ()
         self.branches: dict[str, Branch] = {}
@@ -564,20 +564,6 @@ def reachable() -> set[str]:
     )
     found = (files_of(static(at), [at], is_whole=is_whole) for at, is_whole in pointers)
     return set().union(*found)
-
-
-def reset() -> None:
-    """Have the lake be empty."""
-    with catalog._connect(catalog.OWNER, credentials().catalog_password) as owner:
-        owner.execute(
-            "truncate iceberg_tables, lake.refs, lake.bases, lake.keys, lake.publishes,"
-            " lake.moves, lake.rewrites"
-        )
-        owner.execute("delete from iceberg_namespace_properties where catalog_name <> 'lake'")
-    open_catalog.cache_clear()
-    sweep._delete(list(objects()), lambda *_: None)
-    for key in object_store.branch_keys():
-        object_store.remove_key(key)
 
 
 def test_any_interleaving_leaves_every_live_reference_its_rows_and_no_file_too_long(
