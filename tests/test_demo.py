@@ -57,7 +57,8 @@ def test_a_full_refresh_gives_what_the_increments_gave(demo: str) -> None:
         assert contents(table).select(kept).equals(rows.select(kept)), table
 
 
-def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(demo: str) -> None:
+def test_capture_killed_and_maintained_at_work_loses_nothing_and_doubles_nothing(demo: str) -> None:
+    hasty = {"LAKE_RETENTION__READER_HOURS": "0.01", "LAKE_COMPACTION__FILES": "2"}
     options = Options(rows=None, csv=None, seed=11, rate=100, mix=dict(workload.MIX))
     with at_work(options) as summary:
         for _ in range(2):
@@ -67,6 +68,10 @@ def test_capture_killed_under_a_live_workload_loses_nothing_and_doubles_nothing(
             family = psutil.Process(process.pid)
             for victim in [*family.children(recursive=True), family]:
                 victim.kill()
+            maintained = lake("maintain", "--apply", **hasty)
+            assert maintained.returncode == 0, maintained.stderr
+            assert "compacted" in maintained.stdout
+            assert "expired" in maintained.stdout
             wait_for_another("capture", process.pid, 60)
     assert summary[0].total > 200
     lag.catch_up()
