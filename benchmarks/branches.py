@@ -17,15 +17,29 @@ from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 
+import duckdb
+import numpy as np
 import pyarrow as pa
 import typer
+from pyspark.sql.connect.session import SparkSession
 from rich.console import Console
 from rich.table import Table
+
+from lake.settings import settings
 
 DATABASE = "benchbranches"
 SIZES = (10, 1_000, 10_000)
 ROUNDS = 20
 CLIENTS, SECONDS = 4, 10
+ROWS, FILES = 1_000_000, 10
+CHANGES = {
+    "one_file": "update silver.big set loan_status = 2 where id < 1000",
+    "all_files": "update silver.big set loan_status = 2 where id % 1000 = 0",
+    "appended": "insert into silver.big select id + 1000000, * except (id) from silver.big"
+    " where id < 1000",
+    "deleted": "delete from silver.big where id < 1000",
+}
+"""What is done to the big table, each on a branch of its own."""
 console = Console(width=110)
 
 
@@ -202,6 +216,53 @@ def real(count: int) -> list[str]:
     return [str(count), *(f"{t:,.0f}" for t in (ours, theirs, published, theirs_publish))]
 
 
+def big() -> None:
+    """Have `lake` be one table, which is merged on read as dbt's tables are."""
+    from lake.branches import branch, publish
+    from lake.catalog import open_catalog
+
+    owner("truncate iceberg_tables, lake.refs, lake.bases, lake.keys, lake.publishes, lake.moves")
+    branch.create("landing")
+    ids, size = np.arange(ROWS), ROWS // FILES
+    numbers = {f"number_{n}": np.random.default_rng(n).normal(size=ROWS) for n in range(20)}
+    rows = pa.table({"id": ids, "loan_status": ids % 2} | numbers)
+    on_read = dict.fromkeys(("write.update.mode", "write.delete.mode"), "merge-on-read")
+    table = open_catalog("landing").create_table("silver.big", rows.schema, properties=on_read)
+    for start in range(0, ROWS, size):
+        table.append(rows.slice(start, size))
+    publish.publish("landing")
+
+
+def compare(name: str, statement: str) -> list[str]:
+    """Seconds of `lake diff` after a statement on a branch, and of comparing all rows by DuckDB."""
+    from lake.branches import branch, diff
+    from lake.catalog import access, for_spark, open_catalog
+
+    branch.create(name)
+    session = SparkSession.builder.remote(settings().spark_remote)
+    for option, value in for_spark(access(name)).items():
+        session = session.config(option, value)
+    spark = session.create()
+    spark.sql(statement).collect()
+    spark.stop()
+
+    def whole() -> None:
+        was, now = (open_catalog(on).load_table("silver.big").scan() for on in ("lake", name))
+        with duckdb.connect() as connection:
+            connection.register("was", was.to_arrow())
+            connection.register("now", now.to_arrow())
+            for query in ("from was except all from now", "from now except all from was"):
+                connection.execute(f"select count(*) from ({query})").fetchall()
+
+    found: list[diff.Diff] = []
+    ours = timed(lambda: found.append(diff.diff(name, keys={"silver.big": ("id",)})))
+    theirs = timed(whole)
+    (table,) = found[0].tables
+    assert table.rows
+    told = f"+{table.rows.added} -{table.rows.removed} ~{table.rows.changed}"
+    return [name, told, str(table.files_read), f"{ours / 1000:.2f}", f"{theirs / 1000:.2f}"]
+
+
 def main() -> None:
     """Measure, and print."""
     os.environ["LAKE_CATALOG_DATABASE"] = os.environ["LAKE_BUCKET"] = DATABASE
@@ -215,6 +276,11 @@ def main() -> None:
         for size in (10, 100):
             table.add_row(*real(size))
         console.print("[bold]the whole verb on real tables, ms, one run[/]", table)
+        big()
+        table = Table("CHANGE", "rows", "files read", "lake diff", "all rows compared")
+        for name, statement in CHANGES.items():
+            table.add_row(*compare(name, statement))
+        console.print(f"[bold]a diff of {ROWS:,} rows in {FILES} files, s, one run[/]", table)
         for overlapping in (False, True):
             rate, told = contention(overlapping)
             what = "the same table" if overlapping else "tables of their own"
