@@ -206,6 +206,16 @@ def run(context: typer.Context) -> None:
 
 
 @cli.command(rich_help_panel=QUERYING)
+def lineage(
+    column: Annotated[str, typer.Argument(help="as gold.fct_loans.is_approved")],
+) -> None:
+    """Show what a column is made of, through to bronze, and what is made of it."""
+    from lake.lineage import tree
+
+    out.print(tree(column), highlight=False)
+
+
+@cli.command(rich_help_panel=QUERYING)
 def sql(
     query: Annotated[
         str | None,
