@@ -58,8 +58,8 @@ def failed(builds: Iterable[Build], checks: Iterable[Check]) -> tuple[Build | Ch
 class Report:
     """A rehearsal. `publish` is what it is compared with; no `builds` where nothing is modified.
 
-    `error` is what went wrong beside builds and checks; `faults` are models, by table, whose SQL
-    the lineage could not follow.
+    `removed` are the tables of models that the project no longer has; `error` is what went wrong
+    beside builds and checks; `faults` are models, by table, whose SQL the lineage could not follow.
     """
 
     branch: str
@@ -69,6 +69,7 @@ class Report:
     publish: int
     is_incremental: bool
     is_kept: bool = False
+    removed: tuple[str, ...] = ()
     graph: Graph = field(default_factory=Graph)
     builds: tuple[Build, ...] = ()
     checks: tuple[Check, ...] = ()

@@ -95,12 +95,14 @@ def _rehearse(
     state = ("--state", str(directory))
     say(f"looking for what differs from publish {ref.publish_id}")
     modified = set(selected("--select", MODIFIED, *state))
+    published = json.loads((directory / "manifest.json").read_text())
+    begun = replace(begun, removed=_removed(published))
     if not modified:
+        shutil.rmtree(directory)
         return begun
     say(f"building on {name}")
     anew = () if incremental else ("--full-refresh",)
     builds, checks, error = _build("--select", f"{MODIFIED}+", *anew, *state, *options)
-    published = json.loads((directory / "manifest.json").read_text())
     shutil.rmtree(directory)
     if builds and not error and all(build.is_well for build in builds):
         say("judging")
@@ -123,6 +125,15 @@ def _rehearse(
     )
 
 
+def _removed(published: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tables of models that the project no longer has."""
+    return tuple(
+        table_of(node)
+        for key, node in sorted(published["nodes"].items())
+        if node["resource_type"] == "model" and key not in manifest()["nodes"]
+    )
+
+
 def _lineage() -> lineage.Lineage:
     """The lineage of the project; of one that does not compile, why."""
     try:
@@ -142,27 +153,19 @@ def _build(*options: str) -> tuple[tuple[Build, ...], tuple[Check, ...], str | N
         failure = str(error)
     if not written.exists():
         return (), (), failure
-    before, builds, checks = _seconds_before(), [], []
+    nodes, before = manifest()["nodes"] | manifest()["unit_tests"], _seconds_before()
+    builds, checks = [], []
     for result in json.loads(written.read_text())["results"]:
-        node = manifest()["nodes"].get(result["unique_id"]) or manifest()["unit_tests"].get(
-            result["unique_id"]
-        )
-        if node is None:  # a hook
+        node = nodes.get(result["unique_id"])
+        if node is None or node["resource_type"] == "operation":  # a hook
             if result["status"] not in WELL:
                 failure = result["message"]
         elif node["resource_type"] in ("test", "unit_test"):
             checks.append(_check(node, result))
         else:
-            table = table_of(node)
-            builds.append(
-                Build(
-                    table,
-                    result["status"],
-                    result["execution_time"],
-                    before.get(table),
-                    _line(result["message"]),
-                )
-            )
+            table, seconds = table_of(node), result["execution_time"]
+            message = _line(result["message"])
+            builds.append(Build(table, result["status"], seconds, before.get(table), message))
     return tuple(builds), tuple(checks), None if failed(builds, checks) else failure
 
 

@@ -1,6 +1,7 @@
 """Column-level lineage of the project's own models, against what their SQL says to a reader."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from lake.catalog import open_catalog
 from lake.errors import LakeError
 from lake.lineage import Column, Lineage
 from lake.manifest import compiled
-from lake.settings import TRUNK, on_branch
+from lake.settings import ROOT, TRUNK, on_branch
+from lake.stack import trino
 from tests.conftest import lake
 
 
@@ -92,6 +94,9 @@ def test_a_run_publishes_the_lineage_and_writes_it_only_if_it_differs(
     table = open_catalog(TRUNK).load_table(lineage.TABLE)
     rows = table.scan().to_arrow().to_pylist()
     assert sorted(rows, key=str) == sorted(found.rows(), key=str)
+    documented = (ROOT / "docs" / "ci.md").read_text()
+    (query,) = re.findall(r"^```sql\n(.*?)^```$", documented, re.MULTILINE | re.DOTALL)
+    assert ["silver.loans", "loan_status"] in trino.ask(query)
     branch.create("mine")
     try:
         with on_branch("mine"):

@@ -8,9 +8,11 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from lake import settings as lake_settings
 from lake.branches import branch, publish
@@ -20,7 +22,7 @@ from lake.ci.report import Check, Report, html, markdown
 from lake.credentials import credentials
 from lake.settings import TRUNK
 
-ROOMS = ("lake", "ingestion", "quality", "feature_repo", "streaming", "dbt_project")
+ROOMS = ("lake", "ingestion", "quality", "feature_repo", "streaming", "dbt_project", ".github")
 
 
 @pytest.fixture
@@ -45,21 +47,29 @@ def edit(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def ci(checkout: Path, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def allowed() -> str:
+    """What of the installation's credentials a job is given: docs/ci.md says how to cut it out."""
+    cut = credentials().model_dump(include={"key_owner_secret_key", "roles"})
+    cut["roles"] = {role: cut["roles"][role] for role in ("reader", "builder")}
+    return json.dumps(cut)
+
+
+def in_checkout(checkout: Path, *command: str, **environment: str) -> CompletedProcess[str]:
+    """Run a command in a checkout, whose code comes before that of the tests."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    own = {"PYTHONPATH": str(checkout), "PATH": path}
+    return subprocess.run(
+        command, cwd=checkout, env=os.environ | own | environment, capture_output=True, text=True
+    )
+
+
+def ci(checkout: Path, *options: str, **environment: str) -> CompletedProcess[str]:
     """Run `lake ci` in a checkout, where nothing is known but what opens reader and builder."""
     state = checkout / ".lake"
     state.mkdir()
-    allowed = credentials().model_dump(include={"key_owner_secret_key", "roles"})
-    allowed["roles"] = {role: allowed["roles"][role] for role in ("reader", "builder")}
-    (state / "credentials.json").write_text(json.dumps(allowed))
-    own = {"LAKE_STATE_DIR": str(state), "PYTHONPATH": str(checkout)}
-    return subprocess.run(
-        [sys.executable, "-c", "from lake.cli import app; app()", "ci", *options],
-        cwd=checkout,
-        env=os.environ | own | environment,
-        capture_output=True,
-        text=True,
-    )
+    (state / "credentials.json").write_text(allowed())
+    own = {"LAKE_STATE_DIR": str(state)}
+    return in_checkout(checkout, "lake", "ci", *options, **own | environment)
 
 
 def pointers() -> list[tuple[str, ...]]:
@@ -106,6 +116,7 @@ def test_a_change_of_gold_is_built_judged_and_told_by_row_and_column(
         assert "| `gold.fct_loans.next_due_on` | dropped |" in told
         (touched,) = [x for x in told.splitlines() if "`gold.fct_loans.is_approved` |" in x]
         assert "`gold.agg_loan_approvals.approval_rate`" in touched
+        assert "Failed: 0 of 2 models, 2 of " in told
         assert "meta.column_lineage" not in told
         assert f"compared with publish {newest}" in told
         assert "-dirty`" in told
@@ -126,21 +137,38 @@ def test_a_model_and_a_test_that_fail_are_in_the_report_and_the_branch_is_gone(
     )
     edit(models / "silver" / "loans.yml", "columns: [loan_id]", "columns: [loan_intent]")
     before = pointers()
-    done = ci(checkout)
+    (models / "silver" / "loans_quarantine.sql").unlink()
+    (models / "silver" / "loans_quarantine.yml").unlink()
+    done = ci(checkout, "--incremental")
     assert done.returncode == 1, done.stdout + done.stderr
     assert (pointers(), ci_branches()) == (before, [])
     told = (checkout / "lake-ci" / "report.md").read_text()
     assert "Failed: 1 of " in told
+    assert "built as the next run would" in told
+    assert "until somebody drops them: `silver.loans_quarantine`." in told
     assert "| build: error | `gold.ftr_loans` |" in told
     assert "credit_scores" in told.split("### Lineage that can't be followed")[1]
     assert "| test: is_key_loans_loan_intent | `silver.loans` | Got " in told
 
 
-def test_nothing_modified_is_said_and_nothing_is_built(demo: str, checkout: Path) -> None:
-    done = ci(checkout)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Nothing is modified" in (checkout / "lake-ci" / "report.md").read_text()
-    assert "building" not in done.stderr
+def test_the_workflow_of_github_says_that_nothing_is_modified(
+    demo: str, checkout: Path, tmp_path: Path
+) -> None:
+    workflow = yaml.safe_load((checkout / ".github" / "workflows" / "lake-ci.yml").read_text())
+    variables, summary = tmp_path / "env", tmp_path / "summary.md"
+    runner = {"RUNNER_TEMP": tmp_path, "GITHUB_ENV": variables, "GITHUB_STEP_SUMMARY": summary}
+    given = {name: str(path) for name, path in runner.items()} | {"CREDENTIALS": allowed()}
+    variables.touch()
+    for step in workflow["jobs"]["lake-ci"]["steps"]:
+        if "run" in step:
+            own = dict(line.split("=", 1) for line in variables.read_text().splitlines())
+            script = 'uv() { shift 2; "$@"; }\n' + step["run"]  # what it would install is there
+            done = in_checkout(checkout, "bash", "-eo", "pipefail", "-c", script, **given | own)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert "building" not in done.stderr
+    assert "Nothing is modified" in summary.read_text()
+    assert (tmp_path / "lake-ci" / "report.html").exists()
+    assert not (tmp_path / "lake").exists(), "the credentials are gone"
     assert ci_branches() == []
 
 
