@@ -116,6 +116,7 @@ def test_a_change_of_gold_is_built_judged_and_told_by_row_and_column(
         assert "| `gold.fct_loans.next_due_on` | dropped |" in told
         (touched,) = [x for x in told.splitlines() if "`gold.fct_loans.is_approved` |" in x]
         assert "`gold.agg_loan_approvals.approval_rate`" in touched
+        assert "loan_approval_report" in touched, "the exposure that reads what is below"
         assert "Failed: 0 of 2 models, 2 of " in told
         assert "meta.column_lineage" not in told
         assert f"compared with publish {newest}" in told
@@ -201,7 +202,7 @@ def test_seconds_are_those_of_the_newest_run(own_lake: str) -> None:
     )
     branch.create("landing")
     opened = open_catalog("landing")
-    opened.create_namespace("quality")
+    opened.create_namespace_if_not_exists("quality")
     opened.create_table(run.RESULTS, table.schema).append(table)
     publish.publish("landing")
     assert run._seconds_before() == {"silver.loans": 7.5, "gold.fct_loans": 3.0}
