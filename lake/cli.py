@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, TaskID
 
 from lake.errors import GateError, LakeError
@@ -203,6 +204,49 @@ def run(context: typer.Context) -> None:
         err.print("nothing changed, nothing to publish")
     else:
         err.print(f"published as {done.publish}: {', '.join(done.tables)}", highlight=False)
+
+
+@cli.command(
+    rich_help_panel=WAY,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def ci(
+    context: typer.Context,
+    keep: Annotated[bool, typer.Option("--keep", help="keep the branch, for a look")] = False,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="build as the next run would, not anew")
+    ] = False,
+    report: Annotated[
+        Path, typer.Option(help="the directory for report.md and report.html")
+    ] = Path("lake-ci"),
+) -> None:
+    """Build and judge on a branch what the project modifies, and report it. Publishes nothing.
+
+    Takes the options of `dbt build`. Exits 1 where a build, a test or a gate failed.
+    """
+    from lake.ci import run
+    from lake.stack.program import require
+
+    require("postgres", "minio", "trino" if "trino" in context.args else "spark")
+
+    def say(line: str) -> None:
+        err.print(line, highlight=False)
+
+    done = run.ci(context.args, say, report, keep=keep, incremental=incremental)
+    for failure in done.failures:
+        err.print(f"[red]failed:[/] {escape(str(failure))}", highlight=False)
+    err.print(f"{escape(done.verdict)}\n{report / 'report.html'}", highlight=False)
+    raise typer.Exit(0 if done.is_well else 1)
+
+
+@cli.command(rich_help_panel=QUERYING)
+def lineage(
+    column: Annotated[str, typer.Argument(help="as gold.fct_loans.is_approved")],
+) -> None:
+    """Show what a column is made of, through to bronze, and what is made of it."""
+    from lake.lineage import tree
+
+    out.print(tree(column), highlight=False)
 
 
 @cli.command(rich_help_panel=QUERYING)

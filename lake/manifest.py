@@ -7,16 +7,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lake.errors import LakeError
-from lake.settings import ROOT, environment
+from lake.settings import ROOT, TRUNK, environment, on_branch
 from lake.stack.program import tied
 
 PROJECT = ROOT / "dbt_project"
+TARGET = PROJECT / "target"
+"""Where dbt writes what it found and did."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,32 @@ def manifest() -> dict[str, Any]:
 
 def manifest_text() -> str:
     """The same, as dbt wrote it."""
-    path = PROJECT / "target" / "manifest.json"
-    if not path.exists() or path.stat().st_mtime < _newest():
+    path = TARGET / "manifest.json"
+    if _is_stale(path):
         dbt("parse", "--quiet")
     return path.read_text()
+
+
+def compiled() -> dict[str, Any]:
+    """The manifest with each model's SQL as of a first build, in Spark's words.
+
+    No engine is asked for it.
+
+    Raises LakeError, with dbt's own words, where the project does not compile.
+    """
+    target = TARGET / "compiled_offline"
+    path = target / "manifest.json"
+    if _is_stale(path):
+        offline = ("--no-introspect", "--no-populate-cache", "--full-refresh", "--target", "spark")
+        with on_branch(TRUNK):  # a branch would be opened
+            dbt("compile", "--quiet", *offline, "--target-path", str(target))
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def table_of(node: Mapping[str, Any]) -> str:
+    """The table of a model or a source: `gold.fct_loans`."""
+    return f"{node['schema']}.{node.get('alias') or node['identifier']}"
 
 
 def dbt(*arguments: str) -> None:
@@ -96,12 +121,37 @@ def dbt(*arguments: str) -> None:
 
     Raises LakeError where dbt fails.
     """
+    _dbt(arguments, None)
+
+
+def selected(*options: str) -> list[str]:
+    """The ids of what dbt selects by these options, such as `--select state:modified`.
+
+    Raises LakeError where dbt fails.
+    """
+    listed = _dbt(
+        ("ls", "--quiet", "--output", "json", "--output-keys", "unique_id", *options),
+        subprocess.PIPE,
+    )
+    return [json.loads(line)["unique_id"] for line in listed.splitlines() if line.startswith("{")]
+
+
+def _dbt(arguments: Sequence[str], stdout: int | None) -> str:
+    """What dbt wrote, where `stdout` is a pipe."""
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
     verb, *options = arguments  # which come last, so that they may name another project
     command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
-    done = subprocess.run(tied(command), env=os.environ | environment(), cwd=PROJECT)
+    done = subprocess.run(
+        tied(command), env=os.environ | environment(), cwd=PROJECT, stdout=stdout, text=True
+    )
     if done.returncode:
+        sys.stderr.write(done.stdout or "")
         raise LakeError(f"`dbt {' '.join(arguments)}` failed; what it printed says where")
+    return done.stdout or ""
+
+
+def _is_stale(written: Path) -> bool:
+    return not written.exists() or written.stat().st_mtime < _newest()
 
 
 def _newest() -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from lake import catalog
+from lake import catalog, lineage
 from lake.branches import branch, publish
 from lake.errors import LakeError
 from lake.manifest import dbt, manifest_text
@@ -47,6 +47,10 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
             with on_branch(name):
                 say(f"building on {name}")
                 dbt("build", "--quiet", *publish.with_state(options))
+                try:
+                    lineage.record()
+                except LakeError as error:  # which describes what is built, and is no part of it
+                    say(f"the lineage stays as it was: {error}")
                 say("judging")
                 judged = validate(layers)
                 judged.enforce()

@@ -3,7 +3,8 @@
 {#- One query instead of one for each table: every table of the catalog is Iceberg's. -#}
 {% macro spark__list_relations_without_caching(schema_relation) -%}
     {%- set relations = [] -%}
-    {%- for row in run_query('show tables in ' ~ schema_relation.schema) -%}
+    {%- set offline = flags.INTROSPECT is false -%}
+    {%- for row in ([] if offline else run_query('show tables in ' ~ schema_relation.schema)) -%}
         {%- do relations.append([row[0], row[1], row[2], 'Type: TABLE\nProvider: iceberg\n']) -%}
     {%- endfor -%}
     {{- return(relations) -}}

@@ -19,7 +19,9 @@
 {%- endmacro %}
 
 
+{#- One number out of the lake; `otherwise` where there is none, or dbt compiles without the lake. -#}
 {% macro scalar(query, otherwise) -%}
+    {%- if flags.INTROSPECT is false -%} {{- return(otherwise) -}} {%- endif -%}
     {%- set found = run_query(query).columns[0].values()[0] -%}
     {{- return(otherwise if found is none else found | int) -}}
 {%- endmacro %}

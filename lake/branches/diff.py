@@ -501,7 +501,7 @@ def render(found: Diff) -> RenderableType:
 
 def _details(one: TableDiff) -> list[str]:
     rows = one.rows or Rows()
-    lines = ["", one.name, *(_words(change) for change in one.schema)]
+    lines = ["", one.name, *(words(change) for change in one.schema)]
     if one.rows is None:
         lines.append("  rows can't be told: there are equality deletes")
     if rows.by_column:
@@ -510,18 +510,19 @@ def _details(one: TableDiff) -> list[str]:
     for sign, sampled in (("+", rows.added_samples), ("-", rows.removed_samples)):
         for row in sampled:
             key_first = {name: row[name] for name in one.key} | row
-            lines.append(f"  {sign} {_values(key_first)}")
+            lines.append(f"  {sign} {values(key_first)}")
     for changed in rows.changed_samples:
         columns = (
-            f"{name} {_short(before)} → {_short(after)}"
+            f"{name} {short(before)} → {short(after)}"
             for name, (before, after) in changed.columns.items()
             if not name.startswith(BOOKKEEPING)
         )
-        lines.append(f"  ~ {_values(changed.key)}: {', '.join(columns)}")
+        lines.append(f"  ~ {values(changed.key)}: {', '.join(columns)}")
     return lines
 
 
-def _words(change: SchemaChange) -> str:
+def words(change: SchemaChange) -> str:
+    """A change of the schema as people read it."""
     match change.kind:
         case "added" | "dropped":
             return f"  column {change.column} {change.kind}: {change.after or change.before}"
@@ -531,10 +532,12 @@ def _words(change: SchemaChange) -> str:
     return f"  {what}: {change.before or 'none'} → {change.after or 'none'}"
 
 
-def _values(row: Row) -> str:
-    return ", ".join(f"{name}={_short(value)}" for name, value in row.items())
+def values(row: Row) -> str:
+    """A row as people read it."""
+    return ", ".join(f"{name}={short(value)}" for name, value in row.items())
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value, cut off where it is long."""
     words = "null" if value is None else str(value).replace("\n", " ")
     return words if len(words) <= 40 else f"{words[:39]}…"
