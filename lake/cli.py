@@ -102,8 +102,13 @@ def doctor() -> None:
 
 
 @cli.command(rich_help_panel=WAY)
-def ingest() -> None:
-    """Copy every declared table of the source into bronze, then capture its changes."""
+def ingest(
+    again: Annotated[
+        list[str] | None,
+        typer.Option(help="a table to take a new snapshot of, such as loan_payment"),
+    ] = None,
+) -> None:
+    """Copy into bronze what it lacks of the declared tables, and capture their changes."""
     from ingestion.snapshot import ingest
     from lake.manifest import source_tables
     from lake.stack import lifecycle, postgres
@@ -118,12 +123,15 @@ def ingest() -> None:
                 tasks[table] = bars.add_task(table)
             bars.update(tasks[table], completed=done, total=pages)
 
-        load = ingest(source_tables(), postgres.source_owner(), show)
+        load = ingest(
+            source_tables(), postgres.source_owner(), lifecycle.restart_capture, show, again or ()
+        )
     if load is None:
         err.print("bronze is loaded already")
     else:
         rows = sum(load.rows.values())
-        err.print(f"{rows:,} rows of {len(load.rows)} tables in {load.seconds:.1f} s")
+        names = ", ".join(load.rows)
+        err.print(f"{rows:,} rows of {names} in {load.seconds:.1f} s", highlight=False)
     lifecycle.start_capture()
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import LakeError
-from lake.settings import ROOT, environment
+from lake.settings import environment, settings
 from lake.stack.program import tied
 
-PROJECT = ROOT / "dbt_project"
+PROJECT = settings().project_dir.resolve()
 
 
 @dataclass(frozen=True)

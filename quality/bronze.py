@@ -45,7 +45,7 @@ def suite() -> Suite:
             ),
             none(
                 "no table was truncated since its snapshot",
-                "select source_table, lsn from {batch} where op = 't'",
+                "select source_table, lsn from {batch} where op = 't' and is_since_snapshot",
             ),
             none(
                 "every change is one of a row, and has its key",
