@@ -156,6 +156,33 @@ def build(context: typer.Context) -> None:
 
 
 @cli.command(rich_help_panel=WAY)
+def check() -> None:
+    """Look for mistakes in the dbt project, and for what is still to be written. Exits 1 if so."""
+    from lake import contract
+    from lake.manifest import PROJECT
+
+    found = [*contract.mistakes(PROJECT), *contract.unwritten(PROJECT)]
+    for one in found:
+        out.print(str(one), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1 if found else 0)
+
+
+@cli.command(rich_help_panel=WAY)
+def scaffold(
+    table: Annotated[str, typer.Argument(help="a table of the source, such as public.customer")],
+) -> None:
+    """Declare a table of the source, with its current state and history in silver."""
+    from ingestion.scaffold import scaffold
+
+    made = scaffold(table)
+    for path in made.files:
+        err.print(f"wrote {path}", highlight=False)
+    err.print("what is left to you:", highlight=False)
+    for one in made.left:
+        err.print(f"- {one}", highlight=False, markup=False)
+
+
+@cli.command(rich_help_panel=WAY)
 def validate(
     layer: Annotated[
         str | None, typer.Argument(help="bronze, silver or gold; all if left out")

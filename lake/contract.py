@@ -10,14 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
-
-if TYPE_CHECKING:
-    from sqlglot import exp
 
 TYPES = (
     "smallint",
@@ -203,6 +200,7 @@ def mistakes(project: Path) -> list[Mistake]:
         files += [file] if file else []
     sql = {path: path.read_text() for path in sorted(project.glob("models/**/*.sql"))}
     found += [one for file in files for one in _of_file(file)]
+    found += _of_docs(files, _blocks(project))
     found += _of_models(project, files, sql, complete=not found)
     return sorted(set(found))
 
@@ -210,6 +208,7 @@ def mistakes(project: Path) -> list[Mistake]:
 def unwritten(project: Path) -> list[Mistake]:
     """What only a person can write, and has not: the descriptions that are missing."""
     found = []
+    blocks = _blocks(project)
     for path in sorted(project.glob("models/**/*.yml")):
         file, _ = _read(path, str(path.relative_to(project.parent)))
         if file is None:
@@ -217,6 +216,33 @@ def unwritten(project: Path) -> list[Mistake]:
         for where, named in _described(file.properties):
             if not named.description.strip():
                 found.append(file.at(where, f"{_label(file.properties, where)}: not described"))
+            for name in _DOC.findall(named.description):
+                if name in blocks and not blocks[name].text:
+                    block = blocks[name]
+                    found.append(Mistake(block.file, block.line, f"{name}: not described"))
+    return sorted(set(found))
+
+
+_BLOCK = re.compile(r"\{%-?\s*docs\s+(\w+)\s*-?%\}(.*?)\{%-?\s*enddocs\s*-?%\}", re.DOTALL)
+_DOC = re.compile(r"""\bdoc\(\s*['"]([^'"]*)['"]\s*\)""")
+
+
+@dataclass(frozen=True)
+class _Block:
+    file: str
+    line: int
+    text: str
+
+
+def _blocks(project: Path) -> dict[str, _Block]:
+    """The descriptions in Markdown, by name."""
+    found = {}
+    for path in sorted(project.glob("models/**/*.md")):
+        text = path.read_text()
+        for block in _BLOCK.finditer(text):
+            line = text.count("\n", 0, block.start()) + 1
+            file = str(path.relative_to(project.parent))
+            found[block.group(1)] = _Block(file, line, block.group(2).strip())
     return found
 
 
@@ -379,7 +405,8 @@ def _of_key(
         for column in ((arguments or {}).get("arguments") or {}).get("columns", ()):
             if column not in names:
                 said = f"`{column}` is no column that it declares{_meant(column, names)}"
-                yield file.at((*where, "data_tests", position), f"{label}.is_key: {said}")
+                at = (*where, "data_tests", position, "is_key", "arguments", "columns")
+                yield file.at(at, f"{label}.is_key: {said}")
 
 
 def _of_rules(file: _File, where: Path_, model: Model, names: list[str]) -> Iterator[Mistake]:
@@ -402,7 +429,7 @@ def _columns_of(condition: str) -> set[str] | str:
     from sqlglot import errors, exp, parse
 
     try:
-        parsed: list[exp.Expression | None] = list(parse(condition, dialect="trino"))
+        parsed = parse(condition, dialect="trino")
     except errors.SqlglotError as error:
         told = getattr(error, "errors", None)
         said = told[0]["description"] if told else str(error)
@@ -412,6 +439,17 @@ def _columns_of(condition: str) -> set[str] | str:
     if len(parsed) != 1 or not isinstance(whole, decides):
         return f"`{condition}` is no condition"
     return {column.name for column in whole.find_all(exp.Column)}
+
+
+def _of_docs(files: list[_File], blocks: dict[str, _Block]) -> Iterator[Mistake]:
+    """Descriptions that stand nowhere."""
+    for file in files:
+        for where, named in _described(file.properties):
+            for name in _DOC.findall(named.description):
+                if name not in blocks:
+                    label = _label(file.properties, where)
+                    said = f"there is no description `{name}`{_meant(name, blocks)}"
+                    yield file.at((*where, "description"), f"{label}: {said}")
 
 
 _REF = re.compile(r"""\b(ref|source)\(\s*['"]([^'"]*)['"]\s*(?:,\s*['"]([^'"]*)['"]\s*)?\)""")
@@ -445,7 +483,11 @@ def _of_models(
                     said = f"there is no model `{of}`{_meant(of, stems)}"
                     yield file.at(at, f"{table.name}.history_of: {said}")
     macros = [
-        *(name for path in project.glob("macros/**/*.sql") for name in _MACRO.findall(path.read_text()))
+        *(
+            name
+            for path in project.glob("macros/**/*.sql")
+            for name in _MACRO.findall(path.read_text())
+        )
     ]
     for path, text in sql.items():
         name = str(path.relative_to(project.parent))

@@ -10,7 +10,7 @@ from pyspark.sql import functions as f
 from lake import source
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
-from lake.manifest import SourceTable, source_tables
+from lake.manifest import SourceTable, models, source_tables
 from lake.settings import TRUNK, settings
 
 ICEBERG = {
@@ -24,7 +24,6 @@ ICEBERG = {
 }
 """Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
 
-SILVER = ("silver.loans", "silver.loan_payments", "silver.loans_quarantine", "silver.loans_history")
 GOLD = ("gold.fct_loans", "gold.agg_loan_approvals", "gold.ftr_loans")
 PATIENCE_SECONDS = 6.0
 
@@ -48,8 +47,8 @@ def frames(layer: str) -> dict[str, DataFrame]:
     if layer == "bronze":
         return bronze()
     if layer == "silver":
-        return {name: _table(name) for name in SILVER}
-    found = {name: _table(name) for name in (*SILVER[:2], *GOLD)}
+        return {name: _table(name) for name in (f"silver.{model.name}" for model in models(layer))}
+    found = {name: _table(name) for name in ("silver.loans", *GOLD)}
     return found | {"gold.totals": totals(found)}
 
 
