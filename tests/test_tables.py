@@ -1,4 +1,4 @@
-"""A table is brought into a lake that is at work: by one entry of YAML, under load, through kills."""
+"""A table is brought into a lake that is at work: by one entry, under load, through kills."""
 
 import json
 import os
