@@ -71,6 +71,7 @@ class Column(_Declared):
     data_tests: list[Any] = []
     constraints: list[Any] = []
     quote: bool = False
+    granularity: str = ""
 
 
 class ModelMeta(_Declared):
@@ -96,6 +97,7 @@ class Model(_Declared):
     access: str = ""
     group: str = ""
     docs: Any = None
+    time_spine: Any = None
 
 
 class SourceMeta(_Declared):
@@ -153,6 +155,7 @@ class Properties(_Declared):
     groups: list[Any] = []
     semantic_models: list[Any] = []
     metrics: list[Any] = []
+    saved_queries: list[Any] = []
 
 
 _STEPS: tuple[type[BaseModel], ...] = (
