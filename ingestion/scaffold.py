@@ -13,7 +13,6 @@ from pathlib import Path
 import psycopg
 import yaml
 
-from ingestion.types import canonical
 from lake import contract, source
 from lake.errors import LakeError
 from lake.manifest import PROJECT
@@ -189,7 +188,8 @@ def _declare(bronze: Path, table: Table, columns: Sequence[Column]) -> str:
     )
     for column in columns:
         words = f"{table.name}__{column.name}"
-        entry += _entry(column.name, column.type, words, len(dash) + 4)
+        kind = _SHORT.get(column.type, column.type)
+        entry += _entry(column.name, kind, words, len(dash) + 4)
     return "".join([*lines[:end], entry, *lines[end:]])
 
 
@@ -202,13 +202,12 @@ def _child(node: yaml.Node | None, step: str | int) -> yaml.Node:
     return below
 
 
+_SHORT = {"timestamp with time zone": "timestamptz", "timestamp without time zone": "timestamp"}
+
+
 def _contract_type(postgres: str) -> str:
     """A type of Postgres's as a contract of silver names it."""
-    short = {
-        "timestamp with time zone": "timestamptz",
-        "timestamp without time zone": "timestamp",
-    }
-    kind = short.get(canonical(postgres), canonical(postgres))
+    kind = _SHORT.get(postgres, postgres)
     if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", kind):
         return kind if int(decimal.group(1)) <= 38 else "text"
     return kind if kind in contract.TYPES else "text"

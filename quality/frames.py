@@ -16,10 +16,15 @@ from lake.settings import TRUNK, settings
 ICEBERG = {
     "bigint": "bigint",
     "boolean": "boolean",
+    "bytea": "binary",
     "date": "date",
     "double precision": "double",
     "integer": "int",
+    "real": "float",
     "smallint": "int",
+    "timestamp": "timestamp_ntz",
+    "timestamp without time zone": "timestamp_ntz",
+    "timestamp with time zone": "timestamp",
     "timestamptz": "timestamp",
 }
 """Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
