@@ -117,7 +117,7 @@ def rows() -> Rows:
             {  # before its table's snapshot was taken anew, which mends it
                 "source_table": "public.loan_payment",
                 "lsn": 499,
-                "ingested_at": datetime.now(UTC) - timedelta(seconds=6),
+                "ingested_at": DECIDED,
                 "op": "t",
                 "has_key": True,
                 "is_since_snapshot": False,
