@@ -49,7 +49,8 @@ def suite() -> Suite:
             ),
             none(
                 "every change is one of a row, and has its key",
-                "select source_table, lsn, op from {batch} where op is null or not has_key",
+                "select source_table, lsn, op from {batch} "
+                "where op is null or (is_since_snapshot and not has_key)",
             ),
         ],
     }
