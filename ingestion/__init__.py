@@ -1,1 +1,1 @@
-"""Bulk: every declared table of the source, as of one LSN, into `bronze.<table>`."""
+"""Bulk: the declared tables of the source, each as of an LSN, into `bronze.<table>`."""

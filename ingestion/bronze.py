@@ -15,6 +15,8 @@ from lake.object_store import CAPTURE
 from lake.settings import settings
 
 NAME_MAPPING = "schema.name-mapping.default"
+SNAPSHOT_LSN = "lake.snapshot-lsn"
+"""The property of a table of snapshots that says, by its LSN, that the newest one is whole."""
 
 
 def _schema(columns: list[tuple[str, IcebergType]]) -> Schema:
@@ -63,3 +65,33 @@ def create_snapshots(name: str, columns: tuple[Column, ...]) -> Table:
         with table.transaction() as transaction:
             transaction.set_properties({NAME_MAPPING: mapping})
     return table
+
+
+def commit_snapshot(table: Table, files: list[str], lsn: int) -> None:
+    """Have the files of a bulk snapshot be rows of `table`, all at once."""
+    with table.transaction() as transaction:
+        transaction.add_files(files, check_duplicate_files=False)
+        transaction.set_properties({SNAPSHOT_LSN: str(lsn)})
+
+
+def holds_rows(name: str) -> bool:
+    """Whether the table has rows, if only those of an old snapshot."""
+    if not catalog("ingest").table_exists(name):
+        return False
+    current = catalog("ingest").load_table(name).current_snapshot()
+    return current is not None and bool(current.summary and current.summary["total-records"] != "0")
+
+
+def snapshot_lsn(name: str) -> int | None:
+    """The LSN of the table's newest snapshot; None where there is none that changes go on from."""
+    if not catalog("ingest").table_exists(name):
+        return None
+    found = catalog("ingest").load_table(name).properties.get(SNAPSHOT_LSN)
+    return int(found) if found else None
+
+
+def forget_snapshot(name: str) -> None:
+    """Have the table need a new snapshot: changes were missed since the last, or will be."""
+    if snapshot_lsn(name) is not None:
+        with catalog("ingest").load_table(name).transaction() as transaction:
+            transaction.remove_properties(SNAPSHOT_LSN)

@@ -1,14 +1,14 @@
-"""The hand-over: one replication slot, every table copied as of its LSN, and no change missed.
+"""The hand-over: a replication slot, tables copied as of its LSN, and no change missed.
 
 The slot exports a snapshot of the source; the copies read that snapshot, side by side; capture
-streams what the slot holds, which is everything after it. Nothing at the source is locked.
+streams what comes after it. Nothing at the source is locked.
 """
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from threading import Event
@@ -20,12 +20,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from psycopg import sql
 from pyarrow.fs import S3FileSystem
+from pyiceberg.table import Table as Iceberg
 
 from ingestion import bronze
 from ingestion.source import Table, inspect, set_up
 from ingestion.types import BronzeType, bronze_type
-from lake import source
-from lake.catalog import catalog
+from lake import lag, source
+from lake.catalog import alone, catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.manifest import SourceTable
@@ -35,7 +36,7 @@ PAGES_PER_RANGE = 32_768  # 256 MiB of the source's table: one file of bronze
 FIRST_DAY = -2_440_588
 """Postgres's earliest date, 4714-11-24 BC, in days since 1970."""
 SLOT_LSN = "lake.slot-lsn"
-"""The property of `bronze.changes` that says, by its LSN, that a slot's bulk load is complete."""
+"""The property of `bronze.changes` that says, by its LSN, that the slot's bulk load is complete."""
 
 
 @dataclass(frozen=True)
@@ -47,37 +48,65 @@ class Load:
     seconds: float
 
 
+Loaded = tuple[int, dict[str, int]]
+"""The LSN of a load, and its rows by source table."""
 Progress = Callable[[str, int, int], None]
 """Told a table's name, its pages copied and its pages in all."""
 
 
 def ingest(
-    declared: list[SourceTable], owner: Callable[[], psycopg.Connection] | None, progress: Progress
+    declared: list[SourceTable],
+    owner: Callable[[], psycopg.Connection] | None,
+    restart_capture: Callable[[], None],
+    progress: Progress,
+    again: Sequence[str] = (),
 ) -> Load | None:
-    """Copy the declared tables of the source, and leave a slot that streams on from there.
+    """Copy what bronze lacks of the declared tables, so that their changes go on from there.
 
-    Returns None where that was done before. An interrupted load is begun anew. `owner` opens a
-    connection that may set up the source, where the lake has one.
+    The first load leaves the slot for capture to stream from. A later one takes the tables that
+    were declared since, and those named in `again`, while capture and the source go on. What was
+    interrupted is finished by the next. Returns None where there was nothing to do.
 
-    Raises LakeError where the source is not as declared, or its slot was lost.
+    `owner` opens a connection that may set up the source, where the lake has one;
+    `restart_capture` has the capture job read the publication again.
+
+    Raises LakeError where the source is not as declared, its slot was lost, or `again` names a
+    table that is not declared.
     """
-    with source.connect() as connection:
+    with alone("lake ingest", "ingest"), source.connect() as connection:
         tables = inspect(connection, declared)
-        set_up(connection, tables, owner)
+        named = _named(tables, again)
         changes = bronze.create_changes()
         slot = source.slot(connection)
-        if loaded := changes.properties.get(SLOT_LSN):
+        begun = changes.properties.get(SLOT_LSN)
+        if begun:
             _check_slot(slot)
-            _check_loaded(tables, int(loaded))
-            return None
-        if slot:  # of a load that did not finish
-            connection.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
+            for table in tables:
+                if table in named or not table.published:  # remembered, should this be killed
+                    bronze.forget_snapshot(table.declared.bronze)
+        set_up(connection, tables, owner)
         began = time.monotonic()
-        with _exported_snapshot() as (lsn, snapshot):
-            rows = _copy(tables, lsn, snapshot, progress)
-        with changes.transaction() as transaction:
-            transaction.set_properties({SLOT_LSN: str(lsn)})
+        if begun:
+            lacking = [t for t in tables if not _is_loaded(t, int(begun))]
+            if not lacking:
+                return None
+            lsn, rows = _load_beside_capture(lacking, restart_capture, progress)
+        else:
+            if slot:  # of a load that did not finish
+                connection.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
+            lsn, rows = _load_first(tables, changes, progress)
     return Load(lsn, rows, time.monotonic() - began)
+
+
+def _named(tables: list[Table], names: Sequence[str]) -> list[Table]:
+    """The tables of those names, with or without their schema."""
+    known = {name: t for t in tables for name in (t.declared.name, t.declared.qualified)}
+    if unknown := [name for name in names if name not in known]:
+        raise LakeError(
+            f"no table `{unknown[0]}` is declared: "
+            f"choose of {', '.join(t.declared.qualified for t in tables)}"
+        )
+    return [known[name] for name in names]
 
 
 def _check_slot(slot: source.Slot | None) -> None:
@@ -89,35 +118,73 @@ def _check_slot(slot: source.Slot | None) -> None:
         )
 
 
-def _check_loaded(tables: list[Table], lsn: int) -> None:
-    for table in tables:
-        if not catalog("ingest").table_exists(table.declared.bronze):
-            raise LakeError(
-                f"{table.declared.qualified} was declared after the bulk load at LSN {lsn}: "
-                "start over with `lake down --wipe` and `lake up`"
-            )
+def _is_loaded(table: Table, slot_lsn: int) -> bool:
+    lsn = bronze.snapshot_lsn(table.declared.bronze)
+    return lsn is not None and lsn >= slot_lsn
+
+
+def _load_first(tables: list[Table], changes: Iceberg, progress: Progress) -> Loaded:
+    """Load all tables under the slot that capture will stream from.
+
+    If that fails, the slot is dropped, so that it holds back no WAL.
+    """
+    name = settings().source.slot
+    with _exported_snapshot(name) as (lsn, snapshot):
+        try:
+            rows = _copy(tables, lsn, snapshot, progress)
+        except BaseException:
+            with source.connect() as connection:
+                connection.execute("select pg_drop_replication_slot(%s)", [name])
+            raise
+    with changes.transaction() as transaction:
+        transaction.set_properties({SLOT_LSN: str(lsn)})
+    return lsn, rows
+
+
+def _load_beside_capture(
+    tables: list[Table], restart_capture: Callable[[], None], progress: Progress
+) -> Loaded:
+    """Load tables that are published by now, under a slot that goes with its connection.
+
+    Making that slot waits for the transactions that are under way, so whatever its snapshot does
+    not hold began when the tables were published, and reaches capture.
+    """
+    restart_capture()
+    before = lag.catch_up()
+    with ExitStack() as held:
+        if any(bronze.holds_rows(table.declared.bronze) for table in tables):
+            # A run would read past the new snapshot before it is there, and not go back to it.
+            held.enter_context(alone("lake run", "ingest"))
+        temporary = f"{settings().source.slot}_{uuid.uuid4().hex[:12]}"
+        lsn, snapshot = held.enter_context(_exported_snapshot(temporary, temporary=True))
+        lag.catch_up()
+        lsn = _last_commit(before, lsn)
+        return lsn, _copy(tables, lsn, snapshot, progress)
+
+
+def _last_commit(before: int, lsn: int) -> int:
+    """The LSN of the last captured commit between two LSNs, of which a later one has landed.
+
+    This is what a snapshot at `lsn` goes by: no transaction that it holds was committed later, and
+    each that it does not hold names this commit, or a later one, as prior. By `lsn` itself those
+    changes would be missed that a transaction made before it was committed as the first after it.
+    """
+    between = f"prior_commit_lsn >= {before} and prior_commit_lsn < {lsn}"
+    landed = catalog().load_table(lag.CHANGES).scan(between, selected_fields=("prior_commit_lsn",))
+    return int(pc.max(landed.to_arrow()["prior_commit_lsn"]).as_py())
 
 
 @contextmanager
-def _exported_snapshot() -> Iterator[tuple[int, str]]:
-    """Create the slot; yields its LSN and a snapshot's name, valid until the block ends.
-
-    If the block fails, the slot is dropped, so that it holds back no WAL.
-    """
-    name = sql.Identifier(settings().source.slot)
+def _exported_snapshot(slot: str, *, temporary: bool = False) -> Iterator[tuple[int, str]]:
+    """Create a slot; yields its LSN and a snapshot's name, valid until the block ends."""
     with psycopg.connect(source.conninfo(), autocommit=True, replication="database") as walsender:
-        create = (
-            "CREATE_REPLICATION_SLOT {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals only
-        )
-        row = walsender.execute(sql.SQL(create).format(name)).fetchone()
+        create = "CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals
+        kind = sql.SQL("TEMPORARY" if temporary else "")
+        row = walsender.execute(sql.SQL(create).format(sql.Identifier(slot), kind)).fetchone()
         assert row is not None
         _, consistent_point, snapshot, _ = row
         high, low = consistent_point.split("/")
-        try:
-            yield (int(high, 16) << 32) + int(low, 16), snapshot
-        except BaseException:
-            walsender.execute(sql.SQL("DROP_REPLICATION_SLOT {}").format(name))
-            raise
+        yield (int(high, 16) << 32) + int(low, 16), snapshot
 
 
 def _copy(tables: list[Table], lsn: int, snapshot: str, progress: Progress) -> dict[str, int]:
@@ -148,8 +215,13 @@ def _copy(tables: list[Table], lsn: int, snapshot: str, progress: Progress) -> d
                 stop.set()
                 raise
             files = [future.result() for future in futures]
-            target.add_files([f.path for f in files if f.rows], check_duplicate_files=False)
             rows[table.declared.qualified] = sum(f.rows for f in files)
+            if not rows[table.declared.qualified] and bronze.holds_rows(table.declared.bronze):
+                raise LakeError(
+                    f"{table.declared.qualified} is empty, and a snapshot of no rows would not "
+                    "replace the one that bronze has: `lake ingest` once it has rows again"
+                )
+            bronze.commit_snapshot(target, [f.path for f in files if f.rows], lsn)
     return rows
 
 

@@ -24,6 +24,7 @@ class Table:
     columns: tuple[Column, ...]
     pages: int  # of 8 KiB
     readable: bool  # by the role that captures
+    published: bool  # its changes reach capture
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -74,16 +75,21 @@ def _inspect_table(
             c.oid,
             c.relreplident,
             pg_relation_size(c.oid) / 8192,
-            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select')
+            has_schema_privilege(n.oid, 'usage') and has_table_privilege(c.oid, 'select'),
+            exists (
+                select from pg_publication_rel as r
+                inner join pg_publication as p on r.prpubid = p.oid
+                where r.prrelid = c.oid and p.pubname = %s
+            )
         from pg_class as c
         inner join pg_namespace as n on c.relnamespace = n.oid
         where n.nspname = %s and c.relname = %s and c.relkind = 'r'
         """,
-        [declared.schema, declared.name],
+        [settings().source.publication, declared.schema, declared.name],
     ).fetchone()
     if found is None:
         return None, [f"{name} is declared, but the source has no such table"]
-    oid, identity, pages, readable = found
+    oid, identity, pages, readable, published = found
     rows = connection.execute(
         """
         select attname, format_type(atttypid, atttypmod)
@@ -111,7 +117,7 @@ def _inspect_table(
             f"{name} is keyed by ({', '.join(declared.key)}), but nothing there makes it unique: "
             "add a primary key, or declare the one it has"
         )
-    return Table(declared, columns, pages, readable), faults
+    return Table(declared, columns, pages, readable, published), faults
 
 
 def _is_unique(connection: psycopg.Connection, oid: int, key: tuple[str, ...]) -> bool:

@@ -103,8 +103,13 @@ def doctor() -> None:
 
 
 @cli.command(rich_help_panel=WAY)
-def ingest() -> None:
-    """Copy every declared table of the source into bronze, then capture its changes."""
+def ingest(
+    again: Annotated[
+        list[str] | None,
+        typer.Option(help="a table to take a new snapshot of, such as loan_payment"),
+    ] = None,
+) -> None:
+    """Copy into bronze what it lacks of the declared tables, and capture their changes."""
     from ingestion.snapshot import ingest
     from lake.manifest import source_tables
     from lake.stack import lifecycle, postgres
@@ -119,12 +124,15 @@ def ingest() -> None:
                 tasks[table] = bars.add_task(table)
             bars.update(tasks[table], completed=done, total=pages)
 
-        load = ingest(source_tables(), postgres.source_owner(), show)
+        load = ingest(
+            source_tables(), postgres.source_owner(), lifecycle.restart_capture, show, again or ()
+        )
     if load is None:
         err.print("bronze is loaded already")
     else:
         rows = sum(load.rows.values())
-        err.print(f"{rows:,} rows of {len(load.rows)} tables in {load.seconds:.1f} s")
+        names = ", ".join(load.rows)
+        err.print(f"{rows:,} rows of {names} in {load.seconds:.1f} s", highlight=False)
     lifecycle.start_capture()
 
 
@@ -146,6 +154,33 @@ def build(context: typer.Context) -> None:
             "and `lake --branch NAME build`; or build and publish with `lake run`"
         )
     dbt("build", *with_state(context.args))
+
+
+@cli.command(rich_help_panel=WAY)
+def check() -> None:
+    """Look for mistakes in the dbt project, and for what is still to be written. Exits 1 if so."""
+    from lake import contract
+    from lake.manifest import PROJECT
+
+    found = [*contract.mistakes(PROJECT), *contract.unwritten(PROJECT)]
+    for one in found:
+        out.print(str(one), highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(1 if found else 0)
+
+
+@cli.command(rich_help_panel=WAY)
+def scaffold(
+    table: Annotated[str, typer.Argument(help="a table of the source, such as public.customer")],
+) -> None:
+    """Declare a table of the source, with its current state and history in silver."""
+    from ingestion.scaffold import scaffold
+
+    made = scaffold(table)
+    for path in made.files:
+        err.print(f"wrote {path}", highlight=False)
+    err.print("what is left to you:", highlight=False)
+    for one in made.left:
+        err.print(f"- {one}", highlight=False, markup=False)
 
 
 @cli.command(rich_help_panel=WAY)

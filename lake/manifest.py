@@ -1,6 +1,7 @@
-"""The dbt project as the contract: what its manifest declares about sources and models.
+"""What the dbt project declares about sources and models, as its manifest says it.
 
-dbt writes the manifest when it parses; it is parsed again when a file of the project is newer.
+dbt writes the manifest when it parses; it is parsed again when a file of the project is newer. The
+files are checked before (`lake.contract`), again when one is newer than what was checked last.
 """
 
 import json
@@ -14,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import LakeError
-from lake.settings import ROOT, TRUNK, environment, on_branch
+from lake.settings import TRUNK, environment, on_branch, settings
 from lake.stack.program import tied
 
-PROJECT = ROOT / "dbt_project"
+PROJECT = settings().project_dir.resolve()
 TARGET = PROJECT / "target"
 """Where dbt writes what it found and did."""
+RULES = Path(__file__).with_name("contract.py")
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,40 @@ class SourceTable:
         return f"{self.schema}.{self.name}"
 
 
-def source_tables() -> list[SourceTable]:
-    """The declared tables of the source, by name.
+@dataclass(frozen=True)
+class Model:
+    """A table that the project builds. `key` is what its `is_key` test names.
 
-    Raises LakeError where a declaration has no key or a column has no type.
+    A history of rows names the model of the same rows as they are in `history_of`.
     """
+
+    name: str
+    key: tuple[str, ...]
+    history_of: str | None
+
+
+def models(layer: str) -> list[Model]:
+    """The models of a layer, by name."""
+    nodes = manifest()["nodes"].values()
+    keys = {
+        node["attached_node"]: tuple(node["test_metadata"]["kwargs"]["columns"])
+        for node in nodes
+        if (node.get("test_metadata") or {}).get("name") == "is_key"
+    }
+    found = [
+        Model(
+            node["name"],
+            keys.get(node["unique_id"], ()),
+            node["config"]["meta"].get("history_of"),
+        )
+        for node in nodes
+        if node["resource_type"] == "model" and node["fqn"][1] == layer
+    ]
+    return sorted(found, key=lambda model: model.name)
+
+
+def source_tables() -> list[SourceTable]:
+    """The declared tables of the source, by name."""
     declared = [
         node
         for node in manifest()["sources"].values()
@@ -62,18 +93,10 @@ def source_tables() -> list[SourceTable]:
 
 
 def _source_table(node: dict[str, Any]) -> SourceTable:
-    where = f"{node['original_file_path']}: {node['name']}"
     meta = node["config"]["meta"]
     schema, _, name = meta["source_table"].rpartition(".")
-    columns = tuple(Column(c["name"], c["data_type"] or "") for c in node["columns"].values())
-    key = tuple(meta.get("key", ()))
-    if not key or not set(key) <= {column.name for column in columns}:
-        raise LakeError(f"{where}: config.meta.key must list columns that it declares")
-    for column in columns:
-        if not column.type:
-            raise LakeError(f"{where}.{column.name}: data_type must be the column's Postgres type")
-    bronze = f"bronze.{node['identifier']}"
-    return SourceTable(bronze, schema or "public", name, key, columns)
+    columns = tuple(Column(c["name"], c["data_type"]) for c in node["columns"].values())
+    return SourceTable(f"bronze.{node['identifier']}", schema, name, tuple(meta["key"]), columns)
 
 
 @lru_cache
@@ -88,23 +111,39 @@ def manifest() -> dict[str, Any]:
 
 def manifest_text() -> str:
     """The same, as dbt wrote it."""
+    check()
     path = TARGET / "manifest.json"
     if _is_stale(path):
         dbt("parse", "--quiet")
     return path.read_text()
 
 
-def compiled() -> dict[str, Any]:
-    """The manifest with each model's SQL as of a first build, in Spark's words.
+def check() -> None:
+    """Read the project's files for mistakes, unless they are as they were when they had none.
 
-    No engine is asked for it.
+    Raises LakeError with a line for each mistake, as `file:line: what is wrong`.
+    """
+    stamp, newest = TARGET / "checked", max(_newest(), RULES.stat().st_mtime)
+    if stamp.exists() and stamp.stat().st_mtime >= newest:
+        return
+    from lake import contract  # heavy
+
+    if found := contract.mistakes(PROJECT):
+        raise LakeError("\n".join(map(str, found)))
+    stamp.parent.mkdir(exist_ok=True)
+    stamp.touch()
+    os.utime(stamp, (newest, newest))  # a file that was changed meanwhile is newer
+
+
+def compiled() -> dict[str, Any]:
+    """The manifest with each model's SQL as of a first build; no engine is asked for it.
 
     Raises LakeError, with dbt's own words, where the project does not compile.
     """
     target = TARGET / "compiled_offline"
     path = target / "manifest.json"
     if _is_stale(path):
-        offline = ("--no-introspect", "--no-populate-cache", "--full-refresh", "--target", "spark")
+        offline = ("--no-introspect", "--no-populate-cache", "--full-refresh")
         with on_branch(TRUNK):  # a branch would be opened
             dbt("compile", "--quiet", *offline, "--target-path", str(target))
     loaded: dict[str, Any] = json.loads(path.read_text())
@@ -119,7 +158,7 @@ def table_of(node: Mapping[str, Any]) -> str:
 def dbt(*arguments: str) -> None:
     """Run a dbt command on the project, its output on this terminal.
 
-    Raises LakeError where dbt fails.
+    Raises LakeError where the project has mistakes or dbt fails.
     """
     _dbt(arguments, None)
 
@@ -138,6 +177,7 @@ def selected(*options: str) -> list[str]:
 
 def _dbt(arguments: Sequence[str], stdout: int | None) -> str:
     """What dbt wrote, where `stdout` is a pipe."""
+    check()
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
     verb, *options = arguments  # which come last, so that they may name another project
     command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
@@ -156,10 +196,8 @@ def _is_stale(written: Path) -> bool:
 
 def _newest() -> float:
     """When a file of the project was last changed, in seconds since the epoch."""
-    files = (
-        Path(folder) / name
-        for folder, folders, names in os.walk(PROJECT)
-        for name in names
-        if not {"target", "logs"} & set(Path(folder).relative_to(PROJECT).parts)
-    )
-    return max(file.stat().st_mtime for file in files)
+    changed = []
+    for folder, folders, names in os.walk(PROJECT):
+        folders[:] = [name for name in folders if name not in ("target", "logs")]
+        changed += [Path(folder) / name for name in (*folders, *names)]  # one without what is gone
+    return max(path.stat().st_mtime for path in changed)

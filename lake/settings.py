@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     )
 
     state_dir: Path = Field(ROOT / ".lake", description="data, logs, credentials")
+    project_dir: Path = Field(ROOT / "dbt_project", description="the dbt project: the contract")
     cache_dir: Path = Field(
         Path(platformdirs.user_cache_dir("lake")), description="downloads and builds, shared"
     )

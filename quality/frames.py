@@ -10,21 +10,25 @@ from pyspark.sql import functions as f
 from lake import source
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
-from lake.manifest import SourceTable, source_tables
+from lake.manifest import SourceTable, models, source_tables
 from lake.settings import TRUNK, settings
 
 ICEBERG = {
     "bigint": "bigint",
     "boolean": "boolean",
+    "bytea": "binary",
     "date": "date",
     "double precision": "double",
     "integer": "int",
+    "real": "float",
     "smallint": "int",
+    "timestamp": "timestamp_ntz",
+    "timestamp without time zone": "timestamp_ntz",
+    "timestamp with time zone": "timestamp",
     "timestamptz": "timestamp",
 }
 """Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
 
-SILVER = ("silver.loans", "silver.loan_payments", "silver.loans_quarantine", "silver.loans_history")
 GOLD = ("gold.fct_loans", "gold.agg_loan_approvals", "gold.ftr_loans")
 PATIENCE_SECONDS = 6.0
 
@@ -48,19 +52,22 @@ def frames(layer: str) -> dict[str, DataFrame]:
     if layer == "bronze":
         return bronze()
     if layer == "silver":
-        return {name: _table(name) for name in SILVER}
-    found = {name: _table(name) for name in (*SILVER[:2], *GOLD)}
+        return {name: _table(name) for name in (f"silver.{model.name}" for model in models(layer))}
+    found = {name: _table(name) for name in ("silver.loans", *GOLD)}
     return found | {"gold.totals": totals(found)}
 
 
 def bronze() -> dict[str, DataFrame]:
     declared = source_tables()
     loaded = {table.bronze: newest_snapshot(_table(table.bronze)) for table in declared}
-    landed = changes(_table("bronze.changes"), declared)
+    snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
+    landed = changes(
+        _table("bronze.changes"), declared, {name: lsn for name, (_, lsn) in snapshots.items()}
+    )
     return loaded | {
         "bronze.changes": landed,
         "bronze.columns": columns(loaded, declared),
-        "bronze.rows": rows(loaded, landed, declared),
+        "bronze.rows": rows(snapshots, landed, declared),
         "bronze.capture": capture(),
     }
 
@@ -71,9 +78,13 @@ def newest_snapshot(table: DataFrame) -> DataFrame:
     return table.join(f.broadcast(newest), "_snapshot_lsn", "left_semi")
 
 
-def changes(table: DataFrame, declared: list[SourceTable]) -> DataFrame:
-    """The landed changes with their operation, and whether all of the row's key is there."""
-    has_key = f.lit(True)
+def changes(table: DataFrame, declared: list[SourceTable], snapshots: dict[str, int]) -> DataFrame:
+    """The landed changes: their operation, whether all of the row's key is there, and whether they
+    were committed after the table's snapshot, whose LSN is in `snapshots`."""
+    has_key, is_since = f.lit(True), f.lit(False)
+    for name, lsn in snapshots.items():
+        since = (f.col("lsn") >= lsn) | (f.col("prior_commit_lsn") >= lsn)
+        is_since = is_since | ((f.col("source_table") == name) & since)
     for one in declared:
         keyed = f.lit(True)
         for column in one.key:
@@ -90,6 +101,7 @@ def changes(table: DataFrame, declared: list[SourceTable]) -> DataFrame:
         "ingested_at",
         op.alias("op"),
         (has_key | (op == "t")).alias("has_key"),
+        is_since.alias("is_since_snapshot"),
     )
 
 
@@ -106,13 +118,14 @@ def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFr
     )
 
 
-def rows(loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]) -> DataFrame:
+def rows(
+    snapshots: dict[str, tuple[int, int]], landed: DataFrame, declared: list[SourceTable]
+) -> DataFrame:
     """How many rows each table has at the source and in bronze, once what is on its way is in."""
-    snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
     began = time.monotonic()
     while True:
         in_source = _count_source(declared)
-        lately, since = _count_changes(landed, {name: lsn for name, (_, lsn) in snapshots.items()})
+        lately, since = _count_changes(landed)
         counted = [
             (name, in_source[name], count + since.get(name, 0), lately.get(name, 0))
             for name, (count, _) in snapshots.items()
@@ -145,17 +158,12 @@ def _count_source(declared: list[SourceTable]) -> dict[str, int]:
     return counted
 
 
-def _count_changes(
-    landed: DataFrame, since: dict[str, int]
-) -> tuple[dict[str, int], dict[str, int]]:
-    """By table: the changes of the last minute, and the rows that changes added in all."""
-    counts = f.lit(False)
-    for name, lsn in since.items():
-        counts = counts | ((f.col("source_table") == name) & (f.col("lsn") >= lsn))
+def _count_changes(landed: DataFrame) -> tuple[dict[str, int], dict[str, int]]:
+    """By table: the changes of the last minute, and the rows that changes added to the snapshot."""
     added = f.when(f.col("op") == "c", 1).when(f.col("op") == "d", -1).otherwise(0)
     minute = f.current_timestamp() - f.expr("interval 1 minute")
     found = (
-        landed.where(counts)
+        landed.where("is_since_snapshot")
         .groupBy("source_table")
         .agg(
             f.sum(added).alias("added"),

@@ -1,18 +1,55 @@
 """Silver is right: keys hold, rules hold, and what breaks one is in quarantine, nowhere else.
 
-Keys and rules are the contract's. By hand: the words the source uses, and how tables hang together.
+Keys, rules and what a history must be are the contract's, for every model. By hand: the words the
+source uses, and how tables hang together.
 """
 
-from lake.manifest import manifest, source_tables
+from great_expectations.expectations.expectation import Expectation
+
+from lake.manifest import Model, manifest, models
 from quality.suite import Suite, between, key, none, one_of, present
 
 
 def suite() -> Suite:
-    keys = {table.name: table.key for table in source_tables()}
+    keyed = {model.name: model.key for model in models("silver")}
+    declared = {f"silver.{model.name}": _declared(model, keyed) for model in models("silver")}
+    by_hand = _by_hand()
+    return {name: [*found, *by_hand.get(name, ())] for name, found in declared.items()}
+
+
+def _declared(model: Model, keyed: dict[str, tuple[str, ...]]) -> list[Expectation]:
+    """What the contract alone says of a model."""
+    unique = key(*model.key) if model.key else []
+    return [*unique, *(_history(model.history_of, keyed) if model.history_of else ())]
+
+
+def _history(current: str, keyed: dict[str, tuple[str, ...]]) -> list[Expectation]:
+    """What holds of a history of the rows that are in `current`."""
+    named = ", ".join(keyed[current])
+    return [
+        none(
+            "a row has at most one current version",
+            f"select {named} from {{batch}} where is_current group by {named} having count(*) > 1",
+        ),
+        none(
+            "no version ends before it begins",
+            f"select {named}, valid_from, valid_to from {{batch}} where valid_to < valid_from",
+        ),
+        none(
+            f"a current version that holds the rules is among the {current}, and no other",
+            f"select {named}, _lsn from "
+            f"(select {named}, _lsn, true as is_version from {{batch}} "
+            "where is_current and is_valid) as versions "
+            f"full join (select {named}, _lsn, true as is_held from silver_{current}) as held "
+            f"using ({named}, _lsn) where is_version is null or is_held is null",
+        ),
+    ]
+
+
+def _by_hand() -> Suite:
     rules = manifest()["nodes"]["model.lakehouse.loans"]["config"]["meta"]["rules"]
     return {
         "silver.loans": [
-            *key(*keys["loan"]),
             present("loan_amnt"),
             present("_lsn"),
             one_of("person_gender", "female", "male"),
@@ -31,7 +68,6 @@ def suite() -> Suite:
             ),
         ],
         "silver.loan_payments": [
-            *key(*keys["loan_payment"]),
             between("amount", 0, None, "amount is not negative"),
             one_of("channel", "card", "transfer", "cash"),
             none(
@@ -42,26 +78,6 @@ def suite() -> Suite:
             ),
         ],
         "silver.loans_quarantine": [
-            *key("loan_id", "rule"),
             one_of("rule", *rules),
-        ],
-        "silver.loans_history": [
-            *key("loan_id", "_lsn"),
-            none(
-                "a loan has at most one current version",
-                "select loan_id from {batch} where is_current group by loan_id having count(*) > 1",
-            ),
-            none(
-                "no version ends before it begins",
-                "select loan_id, valid_from, valid_to from {batch} where valid_to < valid_from",
-            ),
-            none(
-                "a current version that holds the rules is among the loans, and no other",
-                "select coalesce(versions.loan_id, loans.loan_id) as loan_id from "
-                "(select loan_id, _lsn from {batch} where is_current and is_valid) as versions "
-                "full join silver_loans as loans "
-                "on versions.loan_id = loans.loan_id and versions._lsn = loans._lsn "
-                "where versions.loan_id is null or loans.loan_id is null",
-            ),
         ],
     }

@@ -1,12 +1,21 @@
-{#- A source table as it is now: the last change of each key, and no row that was deleted. -#}
-{% macro current_state(table) -%}
-{%- set snapshot = newest_snapshot(table) -%}
+{#-
+    A source table as it is now: the last change of each key, and no row that was deleted. With a
+    `history` of it, which may have read less of bronze than there is by now, what that says: its
+    last versions, and of those the valid ones.
+-#}
+{% macro current_state(table, history=none) -%}
+{%- set snapshot = none if history else newest_snapshot(table) -%}
 with changes as (
+    {%- if history %}
+    select * from {{ history }}
+    where _prior_commit_lsn >= {{ watermark() }}
+    {%- else %}
     {{ changelog(table, watermark(), snapshot) }}
     {% if is_incremental() %}
     union all
     {{ vanished(table, this, snapshot) }}
     {% endif %}
+    {%- endif %}
 ),
 
 last_changes as (
@@ -16,7 +25,7 @@ last_changes as (
 latest as (
     select
         *,
-        _op = 'd' as _deleted
+        {{ "op = 'd' or not is_valid" if history else "_op = 'd'" }} as _deleted
     from last_changes
 )
 
@@ -36,9 +45,9 @@ select
         select
             *,
             row_number() over (
-                partition by {{ key | join(', ') }} order by _prior_commit_lsn desc, _lsn desc
-            ) as age
+                partition by {{ quoted(key) }} order by _prior_commit_lsn desc, _lsn desc
+            ) as _nth
         from {{ relation }}
     ) as ranked
-    where age = 1
+    where _nth = 1
 {%- endmacro %}

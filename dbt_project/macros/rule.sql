@@ -2,7 +2,7 @@
 {% macro rules(model_name) -%}
     {%- set nodes = graph.nodes.values() if execute else [] -%}
     {%- for node in nodes if node.resource_type == 'model' and node.name == model_name -%}
-        {{- return(node.config.meta.rules) -}}
+        {{- return(node.config.meta.get('rules') or {}) -}}
     {%- endfor -%}
     {{- return({}) -}}
 {%- endmacro %}

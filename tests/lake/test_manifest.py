@@ -1,10 +1,7 @@
-"""What the dbt project declares is read as declared, or its fault is told with file and name."""
+"""What the dbt project declares is read as declared."""
 
 from typing import Any
 
-import pytest
-
-from lake.errors import LakeError
 from lake.manifest import Column, _source_table, source_tables
 
 
@@ -29,18 +26,3 @@ def test_the_project_declares_both_tables_of_the_reference_source() -> None:
 def test_a_table_may_be_of_any_schema() -> None:
     table = _source_table(node())
     assert (table.schema, table.name, table.bronze) == ("shop", "thing", "bronze.thing")
-
-
-def test_a_declaration_without_a_key_is_told_with_its_file() -> None:
-    with pytest.raises(LakeError, match=r"models/bronze/bronze\.yml: thing: config\.meta\.key"):
-        _source_table(node(config={"meta": {"source_table": "shop.thing"}}))
-
-
-def test_a_key_that_is_no_declared_column_is_told() -> None:
-    with pytest.raises(LakeError, match="must list columns that it declares"):
-        _source_table(node(config={"meta": {"source_table": "shop.thing", "key": ["number"]}}))
-
-
-def test_a_column_without_a_type_is_told() -> None:
-    with pytest.raises(LakeError, match=r"thing\.id: data_type must be"):
-        _source_table(node(columns={"id": {"name": "id", "data_type": None}}))

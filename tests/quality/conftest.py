@@ -38,7 +38,7 @@ SCHEMAS = {
     "bronze.loan": "loan_id bigint, _snapshot_lsn bigint",
     "bronze.loan_payment": "loan_id bigint, installment int, _snapshot_lsn bigint",
     "bronze.changes": "source_table string, lsn bigint, ingested_at timestamp, op string, "
-    "has_key boolean",
+    "has_key boolean, is_since_snapshot boolean",
     "bronze.columns": "source_table string, column string, declared string, found string",
     "bronze.rows": "source_table string, in_source bigint, in_bronze bigint, changed_lately bigint",
     "bronze.capture": "wal_status string, bytes_behind bigint",
@@ -112,7 +112,16 @@ def rows() -> Rows:
                 "ingested_at": datetime.now(UTC) - timedelta(seconds=5),
                 "op": "u",
                 "has_key": True,
-            }
+                "is_since_snapshot": True,
+            },
+            {  # before its table's snapshot was taken anew, which mends it
+                "source_table": "public.loan_payment",
+                "lsn": 499,
+                "ingested_at": DECIDED,
+                "op": "t",
+                "has_key": True,
+                "is_since_snapshot": False,
+            },
         ],
         "bronze.columns": [
             {

@@ -1,0 +1,94 @@
+{#-
+    Every version of a source table's rows, with the time for which it held. A version is valid if it
+    holds the rules of the model `rules_of`; what a bulk snapshot holds began with the source's last
+    write of it, where a column `written_at` tells that, and else when it was landed.
+-#}
+{% macro history(table, rules_of=none, written_at='_ingested_at') -%}
+{%- set since, snapshot = watermark(), newest_snapshot(table) -%}
+{%- set key = declared_table(table).key -%}
+with changes as (
+    {{ changelog(table, since, snapshot) }}
+    {% if is_incremental() %}
+    union all
+    {{ vanished(table, this, snapshot, 'is_current') }}
+    {% endif %}
+),
+
+versions as (
+    select
+        {{ columns_of(table) }},
+        _op as op,
+        {{ holds_rules(rules_of) }} as is_valid,
+        case
+            when _op = 'r' then least(coalesce({{ written_at }}, _ingested_at), _ingested_at)
+            else coalesce(_committed_at, _ingested_at)
+        end as valid_from,
+        _lsn,
+        _prior_commit_lsn,
+        _committed_at,
+        _ingested_at
+    from changes
+    {% if is_incremental() %}
+    union all -- what the changes bring to an end
+    select
+        {{ columns_of(table) }},
+        op,
+        is_valid,
+        valid_from,
+        _lsn,
+        _prior_commit_lsn,
+        _committed_at,
+        _ingested_at
+    from {{ this }} as known
+    where
+        is_current
+        and (_prior_commit_lsn < {{ since }} or _prior_commit_lsn < {{ snapshot }} - 1)
+        and exists (
+            select 1 from changes
+            where
+                {%- for column in key %}
+                {{ 'and ' if not loop.first }}changes.{{ adapter.quote(column) }} = known.{{ adapter.quote(column) }}
+                {%- endfor %}
+        )
+    {% endif %}
+),
+
+followed as (
+    select
+        *,
+        lead(valid_from) over (
+            partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn
+        ) as next_from,
+        lead(_lsn) over (
+            partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn
+        ) is null as is_last
+    from versions
+),
+
+dated as (
+    select
+        *,
+        is_last and op <> 'd' as is_current,
+        case when op = 'd' then valid_from else next_from end as valid_to,
+        false as _deleted
+    from followed
+)
+
+select
+    {{ columns_of(table) }},
+    op,
+    is_valid,
+    is_current,
+    valid_from,
+    valid_to,
+    _lsn,
+    _prior_commit_lsn,
+    _committed_at,
+    _ingested_at
+{{ from_merged('dated') }}
+{%- endmacro %}
+
+
+{% macro quoted(columns) -%}
+    {%- for column in columns -%} {{ adapter.quote(column) }}{{ ', ' if not loop.last }} {%- endfor -%}
+{%- endmacro %}

@@ -1,0 +1,526 @@
+"""The dbt project as the contract: every mistake in it, with file and line, before anything runs.
+
+dbt finds some of them late, and passes over others: a misspelt key, a rule of a column that is not
+there, YAML for a model that is not there. Read here are the files themselves, for their lines.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+TYPES = (
+    "smallint",
+    "integer",
+    "bigint",
+    "real",
+    "double precision",
+    "boolean",
+    "text",
+    "date",
+    "bytea",
+    "timestamp",
+    "timestamptz",
+)
+"""The types of a contract, beside `numeric(p,s)`; what has no equal in Iceberg is text there."""
+_ALIASES = ("int2", "int", "int4", "int8", "float4", "float8", "bool")
+_SPELT_OUT = ("timestamp without time zone", "timestamp with time zone")
+_DECIMAL = re.compile(r"(numeric|decimal) ?\( ?\d+ ?, ?\d+ ?\)")
+_POSTGRES = re.compile(r'("[^"]+"|[a-z_][\w.$ ]*?)( ?\([\d, ]+\))?( with(out)? time zone)?(\[\])*')
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Rule(_Declared):
+    """A condition that each row of a model holds, and what is done about one that does not."""
+
+    condition: str
+    on_break: Literal["quarantine", "warn", "stop"] = "quarantine"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, declared: object) -> object:
+        return {"condition": declared} if isinstance(declared, str) else declared
+
+
+class ColumnMeta(_Declared):
+    """What the lake reads of a column: `personal` says that it tells of a person."""
+
+    personal: bool = False
+
+
+class ColumnConfig(_Declared):
+    meta: ColumnMeta = ColumnMeta()
+    tags: Any = None
+
+
+class Column(_Declared):
+    name: str
+    description: str = ""
+    data_type: str = ""
+    config: ColumnConfig = ColumnConfig()
+    data_tests: list[Any] = []
+    constraints: list[Any] = []
+    quote: bool = False
+    granularity: str = ""
+
+
+class ModelMeta(_Declared):
+    """What the lake reads of a model; `history_of` names the model of the same rows as they are."""
+
+    rules: dict[str, Rule] = {}
+    history_of: str = ""
+
+
+class ModelConfig(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    meta: ModelMeta = ModelMeta()
+
+
+class Model(_Declared):
+    name: str
+    description: str = ""
+    config: ModelConfig = ModelConfig()
+    columns: list[Column] = []
+    data_tests: list[Any] = []
+    constraints: list[Any] = []
+    access: str = ""
+    group: str = ""
+    docs: Any = None
+    time_spine: Any = None
+
+
+class SourceMeta(_Declared):
+    """What the lake reads of a source's table: what it is at the source, and its key there."""
+
+    source_table: Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")] = ""
+    key: list[str] = []
+
+
+class Period(_Declared):
+    count: Annotated[int, Field(gt=0)]
+    period: Literal["minute", "hour", "day"]
+
+
+class Freshness(_Declared):
+    warn_after: Period | None = None
+    error_after: Period | None = None
+    filter: str = ""
+
+
+class SourceConfig(_Declared):
+    meta: SourceMeta = SourceMeta()
+    enabled: bool = True
+    freshness: Freshness | None = None
+    loaded_at_field: str = ""
+
+
+class SourceTable(_Declared):
+    name: str
+    description: str = ""
+    identifier: str = ""
+    config: SourceConfig = SourceConfig()
+    columns: list[Column] = []
+    data_tests: list[Any] = []
+
+
+class Source(_Declared):
+    name: str
+    description: str = ""
+    schema_: str = Field("", alias="schema")
+    database: str = ""
+    config: SourceConfig = SourceConfig()
+    tables: list[SourceTable] = []
+
+
+class Properties(_Declared):
+    """A YAML file below `models/`, in dbt's words for it."""
+
+    version: int = 2
+    sources: list[Source] = []
+    models: list[Model] = []
+    unit_tests: list[Any] = []
+    data_tests: list[Any] = []
+    exposures: list[Any] = []
+    groups: list[Any] = []
+    semantic_models: list[Any] = []
+    metrics: list[Any] = []
+    saved_queries: list[Any] = []
+
+
+_STEPS: tuple[type[BaseModel], ...] = (
+    *(Properties, Source, SourceTable, SourceConfig, SourceMeta, Freshness, Period),
+    *(Model, ModelConfig, ModelMeta, Rule, Column, ColumnConfig, ColumnMeta),
+)
+_KEYS = sorted({info.alias or name for step in _STEPS for name, info in step.model_fields.items()})
+_STRUCTURE = ("models", "sources", "tables", "columns", "config", "meta")
+
+Path_ = tuple[str | int, ...]
+"""Where in a file: keys and positions, as pydantic tells them."""
+
+
+@dataclass(frozen=True, order=True)
+class Mistake:
+    """A mistake, and where: `file` is relative to the directory that holds the project."""
+
+    file: str
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.what}"
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file of properties, with the line of each of its values."""
+
+    path: str
+    lines: dict[Path_, int]
+    properties: Properties
+
+    def at(self, where: Path_, what: str) -> Mistake:
+        return Mistake(self.path, _line(self.lines, where), what)
+
+
+def mistakes(project: Path) -> list[Mistake]:
+    """What is wrong with a project, by file and line; nothing of it is run."""
+    found: list[Mistake] = []
+    files = []
+    for path in sorted(project.glob("models/**/*.yml")):
+        file, wrong = _read(path, str(path.relative_to(project.parent)))
+        found += wrong
+        files += [file] if file else []
+    sql = {path: path.read_text() for path in sorted(project.glob("models/**/*.sql"))}
+    found += [one for file in files for one in _of_file(file)]
+    found += _of_docs(files, _blocks(project))
+    found += _of_models(project, files, sql, complete=not found)
+    return sorted(set(found))
+
+
+def unwritten(project: Path) -> list[Mistake]:
+    """What only a person can write, and has not: the descriptions that are missing."""
+    found = []
+    blocks = _blocks(project)
+    for path in sorted(project.glob("models/**/*.yml")):
+        file, _ = _read(path, str(path.relative_to(project.parent)))
+        if file is None:
+            continue
+        for where, named in _described(file.properties):
+            if not named.description.strip():
+                found.append(file.at(where, f"{_label(file.properties, where)}: not described"))
+            for name in _DOC.findall(named.description):
+                if name in blocks and not blocks[name].text:
+                    block = blocks[name]
+                    found.append(Mistake(block.file, block.line, f"{name}: not described"))
+    return sorted(set(found))
+
+
+_BLOCK = re.compile(r"\{%-?\s*docs\s+(\w+)\s*-?%\}(.*?)\{%-?\s*enddocs\s*-?%\}", re.DOTALL)
+_DOC = re.compile(r"""\bdoc\(\s*['"]([^'"]*)['"]\s*\)""")
+
+
+@dataclass(frozen=True)
+class _Block:
+    file: str
+    line: int
+    text: str
+
+
+def _blocks(project: Path) -> dict[str, _Block]:
+    """The descriptions in Markdown, by name."""
+    found = {}
+    for path in sorted(project.glob("models/**/*.md")):
+        text = path.read_text()
+        for block in _BLOCK.finditer(text):
+            line = text.count("\n", 0, block.start()) + 1
+            file = str(path.relative_to(project.parent))
+            found[block.group(1)] = _Block(file, line, block.group(2).strip())
+    return found
+
+
+def _described(properties: Properties) -> Iterator[tuple[Path_, Model | SourceTable | Column]]:
+    for where, table in _tables(properties):
+        yield where, table
+        for position, column in enumerate(table.columns):
+            yield (*where, "columns", position), column
+
+
+def _tables(properties: Properties) -> Iterator[tuple[Path_, Model | SourceTable]]:
+    for i, model in enumerate(properties.models):
+        yield ("models", i), model
+    for i, source in enumerate(properties.sources):
+        for j, table in enumerate(source.tables):
+            yield ("sources", i, "tables", j), table
+
+
+def _read(path: Path, name: str) -> tuple[_File | None, list[Mistake]]:
+    """A file, if it can be read as such, and what keeps it from that."""
+    text = path.read_text()
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loaded = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        said = " ".join(filter(None, (error.problem, error.context)))
+        return None, [Mistake(name, mark.line + 1 if mark else 1, f"no YAML: {said}")]
+    lines: dict[Path_, int] = {}
+    found = [] if root is None else list(_twice(name, root, (), lines))
+    try:
+        return _File(name, lines, Properties.model_validate(loaded or {})), found
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        return None, [*found, *(_mistake(name, lines, loaded, one) for one in details)]
+
+
+def _twice(name: str, node: yaml.Node, where: Path_, lines: dict[Path_, int]) -> Iterator[Mistake]:
+    """Note the line of each value below `node`; yields the keys that stand there twice."""
+    lines[where] = node.start_mark.line + 1
+    if isinstance(node, yaml.SequenceNode):
+        for position, item in enumerate(node.value):
+            yield from _twice(name, item, (*where, position), lines)
+    elif isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*where, key.value)
+            if below in lines:
+                yield Mistake(name, key.start_mark.line + 1, f"{key.value}: stands here twice")
+            yield from _twice(name, value, below, lines)
+            lines[below] = key.start_mark.line + 1
+
+
+def _line(lines: dict[Path_, int], where: Path_) -> int:
+    """The line of a value, or of the nearest that holds it."""
+    while where not in lines and where:
+        where = where[:-1]
+    return lines.get(where, 1)
+
+
+def _label(loaded: object, where: Path_) -> str:
+    """A place in people's words: `loans.rules.adult`."""
+    words: list[str] = []
+    for step in where:
+        if isinstance(loaded, BaseModel):
+            loaded = loaded.model_dump(by_alias=True)
+        try:
+            loaded = loaded[step]  # type: ignore[index]
+        except (KeyError, IndexError, TypeError):
+            loaded = None
+        if isinstance(step, int):
+            named = loaded.model_dump() if isinstance(loaded, BaseModel) else loaded
+            words.append(str(named.get("name", step)) if isinstance(named, dict) else str(step))
+        elif step not in _STRUCTURE:
+            words.append(step)
+    return ".".join(words) or str(where[-1] if where else "file")
+
+
+def _mistake(name: str, lines: dict[Path_, int], loaded: object, error: ErrorDetails) -> Mistake:
+    """What pydantic says, in our words."""
+    where = error["loc"]
+    match error["type"]:
+        case "extra_forbidden":
+            said = f"there is no such key{_meant(str(where[-1]), _KEYS)}"
+        case "missing":
+            said = "is missing"
+        case "literal_error":
+            said = f"must be {error['ctx']['expected']}".replace("'", "`")
+        case "string_pattern_mismatch":
+            said = "must be the table with its schema, such as `public.loan`"
+        case _:
+            said = error["msg"].removeprefix("Input ")
+    return Mistake(name, _line(lines, where), f"{_label(loaded, where)}: {said}")
+
+
+def _meant(written: str, known: object) -> str:
+    """A guess at what was meant, for the end of a message."""
+    close = get_close_matches(written, list(known), 1, 0.7)  # type: ignore[call-overload]
+    return f"; did you mean `{close[0]}`?" if close else ""
+
+
+def _of_file(file: _File) -> Iterator[Mistake]:
+    """What is wrong with tables by themselves."""
+    for where, table in _tables(file.properties):
+        label = _label(file.properties, where)
+        names = [column.name for column in table.columns]
+        for position, column in enumerate(table.columns):
+            at = (*where, "columns", position)
+            if names.index(column.name) != position:
+                yield file.at(at, f"{label}.{column.name}: is declared twice")
+            yield from _of_type(file, at, table, column)
+        if isinstance(table, Model):
+            yield from _of_rules(file, where, table, names)
+            yield from _of_key(file, where, label, names, table.data_tests)
+        else:
+            yield from _of_source(file, where, table, names)
+
+
+def _of_type(
+    file: _File, at: Path_, table: Model | SourceTable, column: Column
+) -> Iterator[Mistake]:
+    label = _label(file.properties, at)
+    declared = " ".join(column.data_type.lower().split())
+    if isinstance(table, SourceTable):
+        if table.config.meta.source_table and not declared:
+            yield file.at(at, f"{label}: data_type must be the column's type in Postgres")
+        elif declared and not _POSTGRES.fullmatch(declared):
+            yield file.at(
+                (*at, "data_type"), f"{label}: `{column.data_type}` is no type of Postgres"
+            )
+        return
+    known = (*TYPES, *_ALIASES, *_SPELT_OUT)
+    if not declared:
+        yield file.at(at, f"{label}: data_type is missing, and the contract is of names and types")
+    elif declared not in known and not _DECIMAL.fullmatch(declared):
+        what = f"{label}: `{column.data_type}` is no type of a contract"
+        choice = f": choose of {', '.join(TYPES)}, numeric(p,s)"
+        yield file.at((*at, "data_type"), what + (_meant(declared, known) or choice))
+
+
+def _of_source(
+    file: _File, where: Path_, table: SourceTable, names: list[str]
+) -> Iterator[Mistake]:
+    meta, at = table.config.meta, (*where, "config", "meta")
+    if meta.key and not meta.source_table:
+        yield file.at((*at, "key"), f"{table.name}: a key, but no source_table that has it")
+    if meta.source_table and not meta.key:
+        yield file.at(at, f"{table.name}: key must list the columns that are unique at the source")
+    for column in meta.key:
+        if column not in names:
+            said = f"`{column}` is no column that it declares{_meant(column, names)}"
+            yield file.at((*at, "key"), f"{table.name}.key: {said}")
+
+
+def _of_key(
+    file: _File, where: Path_, label: str, names: list[str], tests: list[Any]
+) -> Iterator[Mistake]:
+    """`is_key` tests name columns that are declared."""
+    for position, test in enumerate(tests):
+        arguments = test.get("is_key") if isinstance(test, dict) else None
+        for column in ((arguments or {}).get("arguments") or {}).get("columns", ()):
+            if column not in names:
+                said = f"`{column}` is no column that it declares{_meant(column, names)}"
+                at = (*where, "data_tests", position, "is_key", "arguments", "columns")
+                yield file.at(at, f"{label}.is_key: {said}")
+
+
+def _of_rules(file: _File, where: Path_, model: Model, names: list[str]) -> Iterator[Mistake]:
+    for name, rule in model.config.meta.rules.items():
+        at = (*where, "config", "meta", "rules", name)
+        label = f"{model.name}.rules.{name}"
+        if not re.fullmatch(r"[a-z_][a-z0-9_]*", name):
+            yield file.at(at, f"{label}: a rule's name is of lower-case letters, digits and _")
+        columns = _columns_of(rule.condition)
+        if isinstance(columns, str):
+            yield file.at(at, f"{label}: {columns}")
+            continue
+        for column in sorted(columns - set(names)):
+            said = f"`{column}` is no column that {model.name} declares{_meant(column, names)}"
+            yield file.at(at, f"{label}: {said}")
+
+
+def _columns_of(condition: str) -> set[str] | str:
+    """The columns that a condition reads, or why it is none."""
+    from sqlglot import errors, exp, parse
+
+    try:
+        parsed = parse(condition, dialect="trino")
+    except errors.SqlglotError as error:
+        told = getattr(error, "errors", None)
+        said = told[0]["description"] if told else str(error)
+        return f"no condition in SQL: {' '.join(str(said).split()).rstrip('.')}"
+    whole = parsed[0]
+    decides = (exp.Predicate, exp.Connector, exp.Not, exp.Paren, exp.Func, exp.Column, exp.Boolean)
+    if len(parsed) != 1 or not isinstance(whole, decides):
+        return f"`{condition}` is no condition"
+    return {column.name for column in whole.find_all(exp.Column)}
+
+
+def _of_docs(files: list[_File], blocks: dict[str, _Block]) -> Iterator[Mistake]:
+    """Descriptions that stand nowhere."""
+    for file in files:
+        for where, named in _described(file.properties):
+            for name in _DOC.findall(named.description):
+                if name not in blocks:
+                    label = _label(file.properties, where)
+                    said = f"there is no description `{name}`{_meant(name, blocks)}"
+                    yield file.at((*where, "description"), f"{label}: {said}")
+
+
+_REF = re.compile(r"""\b(ref|source)\(\s*['"]([^'"]*)['"]\s*(?:,\s*['"]([^'"]*)['"]\s*)?\)""")
+_MACRO = re.compile(r"\{%-?\s*macro\s+(\w+)")
+
+
+def _of_models(
+    project: Path, files: list[_File], sql: dict[Path, str], *, complete: bool
+) -> Iterator[Mistake]:
+    """What is wrong between files: names, references, Jinja."""
+    by_name = Counter(path.stem for path in sql)
+    stems = {path.stem for path in sql}
+    described = Counter(model.name for file in files for model in file.properties.models)
+    tables = {
+        (source.name, table.name)
+        for file in files
+        for source in file.properties.sources
+        for table in source.tables
+    }
+    for file in files:
+        for where, table in _tables(file.properties):
+            if isinstance(table, Model):
+                if table.name not in stems:
+                    said = f"there is no {table.name}.sql{_meant(table.name, stems)}"
+                    yield file.at(where, f"{table.name}: {said}")
+                if described[table.name] > 1:
+                    yield file.at(where, f"{table.name}: is declared twice")
+                of = table.config.meta.history_of
+                if of and of not in stems:
+                    at = (*where, "config", "meta", "history_of")
+                    said = f"there is no model `{of}`{_meant(of, stems)}"
+                    yield file.at(at, f"{table.name}.history_of: {said}")
+    macros = [
+        *(
+            name
+            for path in project.glob("macros/**/*.sql")
+            for name in _MACRO.findall(path.read_text())
+        )
+    ]
+    for path, text in sql.items():
+        name = str(path.relative_to(project.parent))
+        if by_name[path.stem] > 1:
+            yield Mistake(name, 1, f"{path.stem}: two models have this name")
+        if complete and path.stem not in described:
+            yield Mistake(name, 1, f"{path.stem}: no .yml declares it, so it has no contract")
+        yield from _of_jinja(name, text, macros)
+        for found in _REF.finditer(text):
+            line = text.count("\n", 0, found.start()) + 1
+            kind, first, second = found.groups()
+            if kind == "ref" and not second and first not in stems:
+                yield Mistake(name, line, f"there is no model `{first}`{_meant(first, stems)}")
+            if kind == "source" and complete and (first, second) not in tables:
+                known = [table for source, table in tables if source == first]
+                said = f"source `{first}` declares no table `{second}`{_meant(second, known)}"
+                yield Mistake(name, line, said)
+
+
+def _of_jinja(name: str, text: str, macros: list[str]) -> Iterator[Mistake]:
+    """Jinja that does not parse, and calls of macros that are only nearly there."""
+    from dbt_common.clients.jinja import get_environment
+    from jinja2 import TemplateSyntaxError, nodes
+
+    try:
+        parsed = get_environment(None).parse(text)
+    except TemplateSyntaxError as error:
+        yield Mistake(name, error.lineno, f"no Jinja: {error.message}")
+        return
+    for call in parsed.find_all(nodes.Call):
+        called = call.node.name if isinstance(call.node, nodes.Name) else ""
+        if called and called not in macros and (meant := _meant(called, macros)):
+            yield Mistake(name, call.lineno, f"there is no macro `{called}`{meant}")

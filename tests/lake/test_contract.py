@@ -1,0 +1,222 @@
+"""A mistake in the project is told with file and line, before anything runs; no stack is needed."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from lake import contract, manifest
+from lake.errors import LakeError
+
+SILVER, BRONZE = "models/silver", "models/bronze/bronze.yml"
+LOANS, PAYMENTS = f"{SILVER}/loans.yml", f"{SILVER}/loan_payments.yml"
+AGE = "age_plausible: person_age between 18 and 100"
+MISTAKES = [
+    (LOANS, AGE, f"\t{AGE}", "no YAML: found character"),
+    (
+        PAYMENTS,
+        "description: >",
+        "descripton: >",
+        "loan_payments.descripton: there is no such key; did you mean `description`?",
+    ),
+    (
+        PAYMENTS,
+        "data_type: date",
+        "data_type: dat",
+        "loan_payments.due_on: `dat` is no type of a contract; did you mean `date`?",
+    ),
+    (
+        PAYMENTS,
+        "name: channel, data_type: text, ",
+        "name: channel, ",
+        "loan_payments.channel: data_type is missing, and the contract is of names and types",
+    ),
+    (PAYMENTS, "name: due_on", "name: installment", "loan_payments.installment: is declared twice"),
+    (
+        PAYMENTS,
+        "columns: [loan_id, installment]",
+        "columns: [loan_id, instalment]",
+        "loan_payments.is_key: `instalment` is no column that it declares; "
+        "did you mean `installment`?",
+    ),
+    (
+        PAYMENTS,
+        "- name: loan_payments",
+        "- name: loan_payment",
+        "loan_payment: there is no loan_payment.sql; did you mean `loan_payments`?",
+    ),
+    (
+        PAYMENTS,
+        "doc('due_on')",
+        "doc('due_no')",
+        "loan_payments.due_on: there is no description `due_no`; did you mean `due_on`?",
+    ),
+    (
+        LOANS,
+        AGE,
+        "age_plausible: persn_age between 18 and 100",
+        "loans.rules.age_plausible: `persn_age` is no column that loans declares; "
+        "did you mean `person_age`?",
+    ),
+    (
+        LOANS,
+        AGE,
+        "age_plausible: person_age between 18 and",
+        "loans.rules.age_plausible: no condition in SQL: ",
+    ),
+    (
+        LOANS,
+        AGE,
+        "age_plausible: person_age + 1",
+        "loans.rules.age_plausible: `person_age + 1` is no condition",
+    ),
+    (
+        LOANS,
+        AGE,
+        "age_plausible: {condition: person_age > 18, on_break: halt}",
+        "loans.rules.age_plausible.on_break: must be `quarantine`, `warn` or `stop`",
+    ),
+    (
+        LOANS,
+        AGE,
+        "age_plausible: {on_break: warn}",
+        "loans.rules.age_plausible.condition: is missing",
+    ),
+    (LOANS, f"{AGE}\n", f"{AGE}\n          {AGE}\n", "age_plausible: stands here twice"),
+    (
+        LOANS,
+        "        rules:\n",
+        "        rule:\n",
+        "loans.rule: there is no such key; did you mean `rules`?",
+    ),
+    (
+        f"{SILVER}/loans_history.yml",
+        "history_of: loans",
+        "history_of: loan",
+        "loans_history.history_of: there is no model `loan`; did you mean `loans`?",
+    ),
+    (
+        BRONZE,
+        "key: [loan_id]",
+        "key: [id]",
+        "loan.key: `id` is no column that it declares",
+    ),
+    (
+        BRONZE,
+        "source_table: public.loan, key: [loan_id]",
+        "source_table: public.loan",
+        "loan: key must list the columns that are unique at the source",
+    ),
+    (
+        BRONZE,
+        "source_table: public.loan,",
+        "source_table: loan,",
+        "bronze.loan.source_table: must be the table with its schema, such as `public.loan`",
+    ),
+    (
+        BRONZE,
+        "name: loan_id, data_type: bigint,",
+        "name: loan_id,",
+        "bronze.loan.loan_id: data_type must be the column's type in Postgres",
+    ),
+    (
+        BRONZE,
+        "name: person_age, data_type: integer, description: \"{{ doc('person_age') }}\", "
+        "config: {meta: {personal: true}}",
+        "name: person_age, data_type: integer, description: \"{{ doc('person_age') }}\", "
+        "config: {meta: {personel: true}}",
+        "bronze.loan.person_age.personel: there is no such key; did you mean `personal`?",
+    ),
+    (
+        BRONZE,
+        "period: minute",
+        "period: minutes",
+        "bronze.changes.freshness.warn_after.period: must be `minute`, `hour` or `day`",
+    ),
+    (
+        f"{SILVER}/loans.sql",
+        "ref('loans_history')",
+        "ref('loan_history')",
+        "there is no model `loan_history`; did you mean `loans_history`?",
+    ),
+    (
+        f"{SILVER}/loans.sql",
+        "current_state(",
+        "curent_state(",
+        "there is no macro `curent_state`; did you mean `current_state`?",
+    ),
+    (f"{SILVER}/loans.sql", "}}\n\n{{", "}}\n\n{{ }", "no Jinja: unexpected"),
+]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    copied = tmp_path / "dbt_project"
+    shutil.copytree(manifest.PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    return copied
+
+
+def test_the_project_has_no_mistake_and_describes_all(project: Path) -> None:
+    assert contract.mistakes(project) == []
+    assert contract.unwritten(project) == []
+
+
+@pytest.mark.parametrize(("file", "right", "wrong", "said"), MISTAKES)
+def test_a_mistake_is_told_with_file_and_line(
+    project: Path, file: str, right: str, wrong: str, said: str
+) -> None:
+    path = project / file
+    text = path.read_text()
+    before, _, after = text.partition(right)
+    assert after, "the mistake is of something that is no longer there"
+    path.write_text(before + wrong + after)
+    pairs = enumerate(zip(right, wrong, strict=False))
+    shared = next((i for i, (a, b) in pairs if a != b), min(len(right), len(wrong)))
+    line = (before + wrong[:shared]).count("\n") + 1
+    found = [str(one) for one in contract.mistakes(project)]
+    assert any(one.startswith(f"dbt_project/{file}:{line}: {said}") for one in found), found
+
+
+def test_a_model_without_a_contract_and_two_of_one_name_are_told(project: Path) -> None:
+    (project / "models/gold/stray.sql").write_text("select 1 as one")
+    (project / "models/gold/loans.sql").write_text("select 1 as one")
+    assert [str(one) for one in contract.mistakes(project)] == [
+        "dbt_project/models/gold/loans.sql:1: loans: two models have this name",
+        "dbt_project/models/gold/stray.sql:1: stray: no .yml declares it, so it has no contract",
+        "dbt_project/models/silver/loans.sql:1: loans: two models have this name",
+    ]
+
+
+def test_what_is_left_to_write_is_told_where_it_is_to_be_written(project: Path) -> None:
+    words = project / "models/columns.md"
+    text = words.read_text()
+    start = text.index("{% docs due_on %}")
+    block = text[start : text.index("\n", start)]
+    words.write_text(text.replace(block, "{% docs due_on %}{% enddocs %}"))
+    line = text.count("\n", 0, start) + 1
+    (only,) = contract.unwritten(project)
+    assert str(only) == f"dbt_project/models/columns.md:{line}: due_on: not described"
+
+
+def test_all_mistakes_are_told_at_once_and_a_whole_project_is_not_read_twice(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifest, "PROJECT", project)
+    manifest.check()
+    monkeypatch.setattr(contract, "mistakes", lambda _: pytest.fail("was read again"))
+    manifest.check()
+    monkeypatch.undo()
+    monkeypatch.setattr(manifest, "PROJECT", project)
+    time.sleep(0.01)  # the clock of files is coarse
+    for file in (LOANS, PAYMENTS):
+        path = project / file
+        path.write_text(path.read_text().replace("bigint", "bigin"))
+    with pytest.raises(LakeError) as raised:
+        manifest.check()
+    said = str(raised.value).splitlines()
+    assert {line.partition(":")[0] for line in said} == {
+        f"dbt_project/{LOANS}",
+        f"dbt_project/{PAYMENTS}",
+    }
+    assert len(said) == 6

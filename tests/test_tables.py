@@ -1,0 +1,212 @@
+"""A table is brought into a lake that is at work: by one entry, under load, through kills."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from ingestion import bronze
+from lake import lag
+from lake.catalog import catalog
+from lake.demo import proof
+from lake.demo.run import source
+from lake.manifest import PROJECT
+from lake.settings import on_branch
+from tests.conftest import lake
+
+BRANCH = "with_customers"
+TABLE = """
+    create table customer (
+        customer_id bigint,
+        region text,
+        name text not null,
+        balance numeric(12, 2),
+        "Loyalty Card" text,
+        tags text[],
+        updated_at timestamptz not null default now(),
+        primary key (region, customer_id)
+    );
+    alter table customer replica identity full;
+    comment on table customer is 'Who has an account.';
+    comment on column customer.name is 'As it is "printed" on letters, {{ braces }} and all.';
+    insert into customer (customer_id, region, name, balance)
+        select i, chr(65 + i % 2), 'no. ' || i, i from generate_series(1, 2000) as i;
+"""
+KEY = ("region", "customer_id")
+
+
+@pytest.fixture
+def customer(
+    demo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg.Connection]:
+    """A table in the demo's source that nobody declared yet, and a project of the test's own."""
+    project = tmp_path / "dbt_project"
+    shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("target", "logs"))
+    monkeypatch.setenv("LAKE_PROJECT_DIR", str(project))
+    with source() as connection:
+        connection.execute(TABLE)
+        yield connection
+        connection.execute("drop table customer")
+    lake("branch", "drop", BRANCH)
+
+
+@contextmanager
+def writers(count: int) -> Iterator[None]:
+    """Writers whose transactions overlap; each keeps what it wrote open for a while."""
+    stop = threading.Event()
+
+    def write(seed: int) -> None:
+        chance = random.Random(seed)
+        with source() as connection:
+            while not stop.is_set():
+                with connection.transaction():
+                    for _ in range(chance.randint(1, 4)):
+                        _change(connection, chance)
+                        time.sleep(chance.choice([0, 0.02]))
+
+    threads = [threading.Thread(target=write, args=(seed,)) for seed in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def _change(connection: psycopg.Connection, chance: random.Random) -> None:
+    number = chance.randint(1, 2400)
+    which = "where customer_id = %s and region = %s"
+    key = [number, chr(65 + number % 2)]
+    match chance.randint(0, 3):
+        case 0:
+            connection.execute(f"delete from customer {which}".encode(), key)
+        case 1:
+            connection.execute(
+                "insert into customer (customer_id, region, name) values (%s, %s, 'new')"
+                " on conflict do nothing",
+                key,
+            )
+        case _:
+            connection.execute(
+                "update customer set balance = coalesce(balance, 0) + 1, updated_at = now()"
+                f" {which}".encode(),
+                key,
+            )
+
+
+def kill_ingest_once(reached: Callable[[], bool]) -> None:
+    """Start `lake ingest`, and kill it when it has come so far."""
+    command = [str(Path(sys.executable).with_name("lake")), "ingest"]
+    with subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE, text=True) as process:
+        while not reached():
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            time.sleep(0.02)
+        process.kill()
+
+
+def ask(connection: psycopg.Connection, query: str) -> bool:
+    return connection.execute(query.encode()).fetchone() is not None
+
+
+def assert_each_change_follows_from_the_one_before() -> None:
+    """What the snapshot holds and each change since fit together: none is missed, none is twice."""
+    lsn = bronze.snapshot_lsn("bronze.customer")
+    assert lsn is not None
+    taken = catalog().load_table("bronze.customer").scan(f"_snapshot_lsn = {lsn}").to_arrow()
+    rows = {(row["region"], row["customer_id"]): row["balance"] for row in taken.to_pylist()}
+    landed = catalog().load_table("bronze.changes").scan("source_table = 'public.customer'")
+    changes = sorted(
+        (change["prior_commit_lsn"], change["lsn"], change["envelope"])
+        for change in landed.to_arrow().to_pylist()
+        if max(change["lsn"], change["prior_commit_lsn"]) >= lsn
+    )
+    assert changes
+    for _, _, envelope in changes:
+        change = json.loads(envelope)
+        for image, follows in (("before", True), ("after", False)):
+            if row := change[image]:
+                key = row["region"], row["customer_id"]
+                balance = None if row["balance"] is None else Decimal(row["balance"])
+                if follows:
+                    assert rows.pop(key) == balance
+                else:
+                    assert key not in rows
+                    rows[key] = balance
+
+
+def assert_silver_is_the_source(connection: psycopg.Connection) -> None:
+    with on_branch(BRANCH):
+        there, differing = proof._compare(connection, "customer")
+        history = catalog().load_table("silver.customers_history").scan("is_current = true")
+        assert history.to_arrow().num_rows == there
+    assert there
+    assert differing == 0
+
+
+def build() -> None:
+    """Build what was scaffolded, and the gates of bronze and silver on it."""
+    select = ("--select", "customers_history", "customers")
+    built = lake("--branch", BRANCH, "build", "--quiet", *select)
+    assert built.returncode == 0, built.stdout + built.stderr
+    for layer in ("bronze", "silver"):
+        judged = lake("--branch", BRANCH, "validate", layer)
+        assert judged.returncode == 0, judged.stderr
+
+
+def test_a_table_is_brought_in_under_load_through_kills_and_taken_anew_after_a_truncate(
+    customer: psycopg.Connection,
+) -> None:
+    made = lake("scaffold", "public.customer")
+    assert made.returncode == 0, made.stderr
+    assert "left out of silver" in made.stderr
+    assert "Loyalty Card" in made.stderr
+    assert "region, name" not in made.stderr, "what has a comment is described"
+    unwritten = lake("check").stdout.splitlines()
+    assert len(unwritten) == 5
+    assert all("models/bronze/customer.md:" in line for line in unwritten)
+    again = lake("scaffold", "customer")
+    assert again.returncode == 2
+    assert "is there already" in again.stderr
+
+    with writers(4):
+        kill_ingest_once(
+            lambda: ask(customer, "select from pg_publication_tables where tablename = 'customer'")
+        )
+        kill_ingest_once(lambda: ask(customer, "select from pg_replication_slots where temporary"))
+        done = lake("ingest")
+        assert done.returncode == 0, done.stderr
+        assert "of public.customer in" in done.stderr
+        time.sleep(2)
+    lag.catch_up()
+    assert not ask(customer, "select from pg_replication_slots where temporary")
+    assert "bronze is loaded already" in lake("ingest").stderr
+    assert_each_change_follows_from_the_one_before()
+    assert lake("branch", "create", BRANCH).returncode == 0
+    build()
+    assert_silver_is_the_source(customer)
+
+    customer.execute("truncate customer")
+    customer.execute("insert into customer (customer_id, region, name) values (1, 'A', 'anew')")
+    lag.catch_up()
+    stopped = lake("--branch", BRANCH, "build", "--quiet", "--select", "customers_history")
+    assert "was truncated: take its bulk snapshot anew" in stopped.stdout + stopped.stderr
+    with writers(2):
+        retaken = lake("ingest", "--again", "customer")
+        assert retaken.returncode == 0, retaken.stderr
+    lag.catch_up()
+    assert_each_change_follows_from_the_one_before()
+    build()
+    assert_silver_is_the_source(customer)
