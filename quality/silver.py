@@ -1,15 +1,20 @@
 """Silver is right: keys hold, rules hold, and what breaks one is in quarantine, nowhere else.
 
+Of what breaks a rule that warns or stops the run, the quarantine tells.
 Keys and rules are the contract's. By hand: the words the source uses, and how tables hang together.
 """
 
-from lake.manifest import manifest, source_tables
+from collections.abc import Sequence
+
+from great_expectations.expectations.expectation import Expectation
+
+from lake.manifest import source_tables
+from lake.rules import Rule, rules
 from quality.suite import Suite, between, key, none, one_of, present
 
 
 def suite() -> Suite:
     keys = {table.name: table.key for table in source_tables()}
-    rules = manifest()["nodes"]["model.lakehouse.loans"]["config"]["meta"]["rules"]
     return {
         "silver.loans": [
             *key(*keys["loan"]),
@@ -20,15 +25,8 @@ def suite() -> Suite:
                 "person_education", "High School", "Associate", "Bachelor", "Master", "Doctorate"
             ),
             one_of("person_home_ownership", "RENT", "OWN", "MORTGAGE", "OTHER"),
-            *(
-                none(f"{name}: {rule}", f"select * from {{batch}} where not coalesce({rule}, true)")
-                for name, rule in rules.items()
-            ),
-            none(
-                "no loan in quarantine is among the loans",
-                "select loan_id from {batch} "
-                "left semi join silver_loans_quarantine using (loan_id)",
-            ),
+            *_held("loans"),
+            *_kept_out("loans", keys["loan"]),
         ],
         "silver.loan_payments": [
             *key(*keys["loan_payment"]),
@@ -41,10 +39,7 @@ def suite() -> Suite:
                 "left anti join silver_loans_quarantine using (loan_id)",
             ),
         ],
-        "silver.loans_quarantine": [
-            *key("loan_id", "rule"),
-            one_of("rule", *rules),
-        ],
+        "silver.loans_quarantine": _quarantined("loans", keys["loan"]),
         "silver.loans_history": [
             *key("loan_id", "_lsn"),
             none(
@@ -65,3 +60,46 @@ def suite() -> Suite:
             ),
         ],
     }
+
+
+def _held(model: str) -> list[Expectation]:
+    """No row of a model breaks a rule that keeps it out."""
+    return [
+        none(_words(rule), f"select * from {{batch}} where not coalesce({rule.condition}, true)")
+        for rule in rules(model)
+        if rule.on_break != "warn"
+    ]
+
+
+def _kept_out(model: str, key_: Sequence[str]) -> list[Expectation]:
+    """No row that is kept out of a model is in it."""
+    named = ", ".join(key_)
+    return [
+        none(
+            f"no row in quarantine is among the {model}",
+            f"select {named} from {{batch}} left semi join (select * from "
+            f"silver_{model}_quarantine where on_break <> 'warn') as kept_out using ({named})",
+        )
+    ]
+
+
+def _quarantined(model: str, key_: Sequence[str]) -> list[Expectation]:
+    """What holds of a model's quarantine, and what it tells of rules that warn or stop the run."""
+    declared, named = rules(model), ", ".join(key_)
+    return [
+        *key(*key_, "rule"),
+        one_of("rule", *(rule.name for rule in declared)),
+        *(
+            none(
+                _words(rule),
+                f"select {named} from {{batch}} where rule = '{rule.name}'",
+                warns=rule.on_break == "warn",
+            )
+            for rule in declared
+            if rule.on_break != "quarantine"
+        ),
+    ]
+
+
+def _words(rule: Rule) -> str:
+    return f"{rule.name}: {rule.condition}"
