@@ -48,15 +48,15 @@ def frames(layer: str) -> dict[str, DataFrame]:
     if layer == "bronze":
         return bronze()
     if layer == "silver":
-        return {name: _table(name) for name in SILVER}
-    found = {name: _table(name) for name in (*SILVER[:2], *GOLD)}
+        return {name: read(name) for name in SILVER}
+    found = {name: read(name) for name in (*SILVER[:2], *GOLD)}
     return found | {"gold.totals": totals(found)}
 
 
 def bronze() -> dict[str, DataFrame]:
     declared = source_tables()
-    loaded = {table.bronze: newest_snapshot(_table(table.bronze)) for table in declared}
-    landed = changes(_table("bronze.changes"), declared)
+    loaded = {table.bronze: newest_snapshot(read(table.bronze)) for table in declared}
+    landed = changes(read("bronze.changes"), declared)
     return loaded | {
         "bronze.changes": landed,
         "bronze.columns": columns(loaded, declared),
@@ -223,7 +223,8 @@ def _spark_type(postgres: str) -> str:
     return ICEBERG.get(postgres, "string")
 
 
-def _table(name: str) -> DataFrame:
+def read(name: str) -> DataFrame:
+    """A table of this process's branch. Raises LakeError where there is none."""
     # Bronze is not built, and so has no branches: it is judged as it is now.
     branch = TRUNK if name.startswith("bronze.") else settings().branch
     frame = spark().table(f"`{branch}`.{name}")
