@@ -27,7 +27,7 @@ from lake.manifest import PROJECT, source_tables
 from lake.stack import lifecycle, postgres, supervisor
 
 if TYPE_CHECKING:
-    from quality.gate import Report
+    from quality.finding import Report
 
 
 @dataclass(frozen=True)
