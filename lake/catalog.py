@@ -17,7 +17,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 from lake.credentials import Role, credentials
 from lake.errors import LakeError
-from lake.settings import LAYERS, TRUNK, settings
+from lake.settings import LAYERS, QUALITY, TRUNK, settings
 
 OWNER = "catalog"
 
@@ -198,13 +198,13 @@ def open_catalog(branch: str, role: Role | None = None) -> Catalog:
 
 
 def create() -> None:
-    """Make the catalog, its roles' rights and the layers' namespaces, or bring them up to date."""
+    """Make the catalog, its roles' rights and its namespaces, or bring them up to date."""
     statements = (files("lake.branches") / "schema.sql").read_text()
     with _connect(OWNER, credentials().catalog_password) as connection, connection.transaction():
         connection.execute(statements.encode())
-        for layer in LAYERS:
+        for namespace in (*LAYERS, QUALITY):
             connection.execute(
                 "insert into iceberg_namespace_properties values (%s, %s, 'exists', 'true')"
                 " on conflict do nothing",
-                [TRUNK, layer],
+                [TRUNK, namespace],
             )

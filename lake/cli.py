@@ -4,9 +4,10 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -15,6 +16,9 @@ from rich.progress import Progress, TaskID
 
 from lake.errors import GateError, LakeError
 from lake.settings import LAYERS
+
+if TYPE_CHECKING:
+    from quality.finding import Report
 
 cli = typer.Typer(
     name="lake",
@@ -197,8 +201,10 @@ def validate(
     with err.status("judging") as doing:
         layers = [layer] if layer else LAYERS
         judged = validate(layers, lambda _, table: doing.update(f"judging {table}"))
+    _warn(judged)
     judged.enforce()
-    err.print(f"{len(judged.findings)} expectations hold")
+    held = len(judged.findings) - len(judged.warnings)
+    err.print(f"{held} expectations hold")
 
 
 @cli.command(rich_help_panel=WAY)
@@ -230,15 +236,49 @@ def features(loan_ids: Annotated[list[int], typer.Argument(help="loans, by their
 )
 def run(context: typer.Context) -> None:
     """Build on a branch of its own, judge, publish. Takes the options of `dbt build`."""
+    _run(context.args)
+
+
+@cli.command(rich_help_panel=WAY)
+def replay(
+    name: Annotated[
+        str | None, typer.Argument(help="a model, or a table of the source; all if left out")
+    ] = None,
+    since: Annotated[
+        int, typer.Option("--from", help="an LSN: only what was landed from there on")
+    ] = -1,
+    target: Annotated[Literal["spark", "trino"], typer.Option(help="the engine")] = "spark",
+) -> None:
+    """Judge again what was landed, and publish it: as `run` does. On a branch, only build there."""
+    from lake.catalog import access
+    from lake.manifest import dbt
+    from lake.run import replay
+    from lake.stack.program import require
+
+    require("postgres", "minio", "spark", *(["trino"] if target == "trino" else []))
+    options = [*replay([name] if name else [], since), "--target", target]
+    if access().is_writable:
+        dbt("build", *options)
+    else:
+        _run(options)
+
+
+def _run(options: Sequence[str]) -> None:
     from lake import run
     from lake.stack.program import require
 
     require("postgres", "minio", "spark")
-    done = run.run(context.args, lambda line: err.print(line, highlight=False))
+    done = run.run(options, lambda line: err.print(line, highlight=False))
+    _warn(done.judged)
     if done.publish is None:
         err.print("nothing changed, nothing to publish")
     else:
         err.print(f"published as {done.publish}: {', '.join(done.tables)}", highlight=False)
+
+
+def _warn(judged: "Report") -> None:
+    for finding in judged.warnings:
+        err.print(f"[yellow]warn:[/] {escape(str(finding))}", highlight=False)
 
 
 @cli.command(

@@ -33,6 +33,8 @@ TYPES = (
 _ALIASES = ("int2", "int", "int4", "int8", "float4", "float8", "bool")
 _SPELT_OUT = ("timestamp without time zone", "timestamp with time zone")
 _DECIMAL = re.compile(r"(numeric|decimal) ?\( ?\d+ ?, ?\d+ ?\)")
+LONGEST = 200
+"""So many runs are looked back on at most."""
 _POSTGRES = re.compile(r'("[^"]+"|[a-z_][\w.$ ]*?)( ?\([\d, ]+\))?( with(out)? time zone)?(\[\])*')
 
 
@@ -74,11 +76,25 @@ class Column(_Declared):
     granularity: str = ""
 
 
+class Limits(_Declared):
+    """How far a figure may be from the median of its history, which is that of the last runs.
+
+    `within` is a part of the median, `slack` a figure that is always allowed: rows, or seconds.
+    There is nothing to judge by before there are `at_least` runs.
+    """
+
+    of_last: int = Field(20, ge=1, le=LONGEST)
+    at_least: int = Field(5, ge=1)
+    within: float = Field(0.3, gt=0)
+    slack: float = Field(0, ge=0)
+
+
 class ModelMeta(_Declared):
     """What the lake reads of a model; `history_of` names the model of the same rows as they are."""
 
     rules: dict[str, Rule] = {}
     history_of: str = ""
+    volume: Limits | None = None
 
 
 class ModelConfig(BaseModel):
@@ -105,6 +121,8 @@ class SourceMeta(_Declared):
 
     source_table: Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")] = ""
     key: list[str] = []
+    volume: Limits | None = None
+    freshness: Limits | None = None
 
 
 class Period(_Declared):
@@ -160,7 +178,7 @@ class Properties(_Declared):
 
 _STEPS: tuple[type[BaseModel], ...] = (
     *(Properties, Source, SourceTable, SourceConfig, SourceMeta, Freshness, Period),
-    *(Model, ModelConfig, ModelMeta, Rule, Column, ColumnConfig, ColumnMeta),
+    *(Limits, Model, ModelConfig, ModelMeta, Rule, Column, ColumnConfig, ColumnMeta),
 )
 _KEYS = sorted({info.alias or name for step in _STEPS for name, info in step.model_fields.items()})
 _STRUCTURE = ("models", "sources", "tables", "columns", "config", "meta")

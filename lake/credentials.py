@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 from lake.errors import LakeError
 from lake.settings import settings
 
-Role = Literal["reader", "builder", "publisher", "ingest", "capture", "maintenance"]
+Role = Literal["reader", "builder", "publisher", "ingest", "capture", "recorder", "maintenance"]
 """Who works on the lake; what each may do stands in `branches/schema.sql` and `object_store.py`."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -50,9 +50,13 @@ def _path() -> Path:
 
 
 def generate() -> None:
-    """Write new credentials unless this installation has some."""
-    if not _path().exists():
-        write_private(_path(), Credentials().model_dump_json(indent=2))
+    """Write new credentials; where this installation has some, those of new roles alone."""
+    known = credentials() if _path().exists() else Credentials()
+    roles = {role: RoleSecrets() for role in ROLES} | known.roles
+    if roles != known.roles or not _path().exists():
+        credentials.cache_clear()
+        known = known.model_copy(update={"roles": roles})
+        write_private(_path(), known.model_dump_json(indent=2))
 
 
 @lru_cache

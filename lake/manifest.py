@@ -136,14 +136,16 @@ def check() -> None:
 
 
 def compiled() -> dict[str, Any]:
-    """The manifest with each model's SQL as of a first build; no engine is asked for it.
+    """The manifest with each model's SQL as of a first build, in Spark's words.
+
+    No engine is asked for it.
 
     Raises LakeError, with dbt's own words, where the project does not compile.
     """
     target = TARGET / "compiled_offline"
     path = target / "manifest.json"
     if _is_stale(path):
-        offline = ("--no-introspect", "--no-populate-cache", "--full-refresh")
+        offline = ("--no-introspect", "--no-populate-cache", "--full-refresh", "--target", "spark")
         with on_branch(TRUNK):  # a branch would be opened
             dbt("compile", "--quiet", *offline, "--target-path", str(target))
     loaded: dict[str, Any] = json.loads(path.read_text())

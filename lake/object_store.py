@@ -11,7 +11,7 @@ from minio import Minio, MinioAdmin
 from minio.credentials.providers import StaticProvider
 
 from lake.credentials import ROLES, credentials
-from lake.settings import settings
+from lake.settings import QUALITY, settings
 
 ROOT_USER = "minio"
 KEY_OWNER = "branches"
@@ -80,6 +80,7 @@ _ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     KEY_OWNER: (("branches",), ("branches",)),
     "publisher": ((), ()),
     "ingest": (("warehouse/bronze",), ()),
+    "recorder": ((f"warehouse/{QUALITY}",), ()),
     "capture": (("warehouse/bronze/changes", CAPTURE), (CAPTURE,)),
     "maintenance": (("",), ("",)),
 }

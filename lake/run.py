@@ -1,22 +1,31 @@
-"""A run: build on a branch of its own, judge what was built, publish it; all of it or nothing."""
+"""A run: build on a branch of its own, judge what was built, publish it; all of it or nothing.
+
+What it finds is kept in `quality.results`, before it is published, and where it fails too.
+"""
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lake import catalog, lineage
+from lake import catalog, lineage, results, rules
 from lake.branches import branch, publish
 from lake.errors import LakeError
 from lake.manifest import dbt, manifest_text
+from lake.results import Result
 from lake.settings import LAYERS, on_branch
 
 PREFIX, RUNNING = "run_", "running"
+START = -1
+"""An LSN before all that was landed."""
+Say = Callable[[str], None]
 
 
 if TYPE_CHECKING:
-    from quality.gate import Report
+    from quality.finding import Report
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,11 @@ class Run:
     tables: Sequence[str]
 
 
-def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str] = LAYERS) -> Run:
+def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run:
     """Build, judge layers and publish; `options` are for `dbt build`, `say` is told each step.
+
+    Where a model's rules are not those by which the published rows were judged, what they touch is
+    judged again, all of it.
 
     Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
     and the branch is kept to look into.
@@ -43,16 +55,19 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
         branch.create(name, in_trino="trino" in options)  # which is slow to forget catalogs
         branch.call("builder", "select lake.mark_branch(%s, %s)", name, RUNNING)
+        found: list[Result] = []
         try:
             with on_branch(name):
                 say(f"building on {name}")
-                dbt("build", "--quiet", *publish.with_state(options))
                 try:
-                    lineage.record()
-                except LakeError as error:  # which describes what is built, and is no part of it
-                    say(f"the lineage stays as it was: {error}")
-                say("judging")
-                judged = validate(layers)
+                    _build(options, found, say)
+                    _trace(say)
+                    say("judging")
+                    judged = validate(layers)
+                except LakeError:
+                    _record_failure(name, found, say)
+                    raise
+                results.record(name, found + [finding.result for finding in judged.findings])
                 judged.enforce()
             published = publish.publish(name, manifest_text())
         except LakeError as error:
@@ -69,6 +84,58 @@ def run(options: Sequence[str], say: Callable[[str], None], layers: Sequence[str
             raise
     tables = publish.log(1)[0].tables if published else ()
     return Run(judged, published, tables)
+
+
+def replay(names: Sequence[str], since: int = START) -> list[str]:
+    """Options of `dbt build` that have what was landed since an LSN judged again.
+
+    That is what the rules of the named models touch, or what follows from the named tables of the
+    source; everything, where none is named.
+
+    Raises LakeError where a name is neither.
+    """
+    select = ["--select", *rules.touched_by(names)] if names else []
+    return [*select, "--vars", f"{{replay_from: {since}}}"]
+
+
+def _build(options: Sequence[str], found: list[Result], say: Say) -> None:
+    """Have dbt build, and add what it did to `found`. Raises LakeError where it fails."""
+    steps = [publish.with_state(options)]
+    changed = rules.changed()
+    if changed and not _judges_all(options, rules.touched_by(changed)):
+        say(f"the rules of {', '.join(changed)} have changed: judging again what they touch")
+        told = dict(pairwise(options))
+        target = ["--target", told["--target"]] if "--target" in told else []
+        steps.insert(0, [*replay(changed), *target])
+    for step in steps:
+        began = time.time()
+        try:
+            dbt("build", "--quiet", *step)
+        finally:
+            found += results.of_dbt(step, began)
+
+
+def _trace(say: Say) -> None:
+    """Record the lineage, which describes what is built and is no part of it."""
+    try:
+        lineage.record()
+    except LakeError as error:
+        say(f"the lineage stays as it was: {error}")
+
+
+def _judges_all(options: Sequence[str], touched: Sequence[str]) -> bool:
+    """Whether a build with these options judges again all that rules have touched."""
+    is_whole = "--full-refresh" in options or replay([])[-1] in options
+    selects = {"--select", "-s"} & set(options)
+    return is_whole and (not selects or set(touched) <= set(options))
+
+
+def _record_failure(name: str, found: Sequence[Result], say: Say) -> None:
+    """Keep what a run found that fails; where that can't be, why the run fails matters more."""
+    try:
+        results.record(name, found)
+    except LakeError as error:
+        say(str(error))
 
 
 def _leftovers() -> list[str]:

@@ -25,7 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TRUNK = "lake"
 """The branch that everybody reads, and that only capture and publishes move."""
 LAYERS = ("bronze", "silver", "gold")
-"""The namespaces of the catalog, in the order of a row's way."""
+"""The namespaces of the catalog that rows go through, in the order of their way."""
+QUALITY = "quality"
+"""The namespace of what is found out about them; written on `lake` alone, run by run."""
 
 
 def _user() -> str:

@@ -52,17 +52,17 @@ def frames(layer: str) -> dict[str, DataFrame]:
     if layer == "bronze":
         return bronze()
     if layer == "silver":
-        return {name: _table(name) for name in (f"silver.{model.name}" for model in models(layer))}
-    found = {name: _table(name) for name in ("silver.loans", *GOLD)}
+        return {name: read(name) for name in (f"silver.{model.name}" for model in models(layer))}
+    found = {name: read(name) for name in ("silver.loans", *GOLD)}
     return found | {"gold.totals": totals(found)}
 
 
 def bronze() -> dict[str, DataFrame]:
     declared = source_tables()
-    loaded = {table.bronze: newest_snapshot(_table(table.bronze)) for table in declared}
+    loaded = {table.bronze: newest_snapshot(read(table.bronze)) for table in declared}
     snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
     landed = changes(
-        _table("bronze.changes"), declared, {name: lsn for name, (_, lsn) in snapshots.items()}
+        read("bronze.changes"), declared, {name: lsn for name, (_, lsn) in snapshots.items()}
     )
     return loaded | {
         "bronze.changes": landed,
@@ -231,7 +231,8 @@ def _spark_type(postgres: str) -> str:
     return ICEBERG.get(postgres, "string")
 
 
-def _table(name: str) -> DataFrame:
+def read(name: str) -> DataFrame:
+    """A table of this process's branch. Raises LakeError where there is none."""
     # Bronze is not built, and so has no branches: it is judged as it is now.
     branch = TRUNK if name.startswith("bronze.") else settings().branch
     frame = spark().table(f"`{branch}`.{name}")

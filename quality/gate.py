@@ -1,13 +1,17 @@
-"""The gate: judge layers by their suites, and say in a line what is wrong."""
+"""The gate: judge layers by their suites and by their history, and say in a line what is wrong."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import UTC, datetime
+from html import escape
+from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any
 
-from lake.errors import GateError, LakeError
+from lake.errors import LakeError
 from lake.settings import LAYERS, settings
+from quality.finding import Finding, Report
 
 if TYPE_CHECKING:  # 6 CPU-seconds to import: only a verb that judges pays for it
     from great_expectations.expectations.expectation import Expectation
@@ -17,50 +21,20 @@ Progress = Callable[[str, str], None]
 """Called with the layer and the table that is being judged."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One expectation of a table, and what was found instead where it failed."""
-
-    layer: str
-    table: str
-    column: str | None
-    expectation: str
-    success: bool
-    expected: str
-    observed: str
-
-    def __str__(self) -> str:
-        return f"{self.table}: expected that {self.expectation}; found {self.observed}"
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was judged. The site with all of it is `data_docs/index.html` of the state directory."""
-
-    findings: tuple[Finding, ...]
-
-    @property
-    def failures(self) -> tuple[Finding, ...]:
-        return tuple(finding for finding in self.findings if not finding.success)
-
-    def enforce(self) -> None:
-        """Raise GateError, with a line for each expectation that failed."""
-        if self.failures:
-            raise GateError("\n".join(map(str, self.failures)))
-
-
 def validate(layers: Sequence[str] = LAYERS, progress: Progress | None = None) -> Report:
-    """Judge layers as they are now, and write the data docs anew.
+    """Judge layers as they are now, and write their data docs anew.
 
     Raises LakeError where a layer or one of its tables is missing; failed expectations do not.
     """
     for layer in layers:
         if layer not in LAYERS:
             raise LakeError(f"there is no layer `{layer}`: choose of {', '.join(LAYERS)}")
+    from quality import history
     from quality.frames import frames, spark
 
     try:
-        return judge({layer: frames(layer) for layer in layers}, progress)
+        judged = judge({layer: frames(layer) for layer in layers}, progress)
+        return Report((*judged.findings, *history.judge(layers)))
     finally:
         spark().stop()  # one that outlives its server makes Python wait for minutes
 
@@ -76,18 +50,18 @@ def judge(
     from quality import bronze, gold, silver
 
     suites = {"bronze": bronze.suite, "silver": silver.suite, "gold": gold.suite}
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    datasource = context.data_sources.add_spark("lake")
     findings: list[Finding] = []
     for layer, frames in layers.items():
+        context = gx.get_context(mode="ephemeral")
+        context.variables.progress_bars = ProgressBarsConfig(globally=False)
+        datasource = context.data_sources.add_spark("lake")
         with _at_hand(frames):
             for table, expectations in suites[layer]().items():
                 if progress:
                     progress(layer, table)
                 result = _check(context, datasource, table, expectations, frames[table])
                 findings += [_finding(layer, table, one, frames[table]) for one in result.results]
-    _write_docs(context)
+        _write_docs(context, layer)
     return Report(tuple(findings))
 
 
@@ -131,23 +105,28 @@ def _finding(layer: str, table: str, result: Any, frame: "DataFrame") -> Finding
     raised = result.exception_info or {}
     if "raised_exception" not in raised:  # by metric
         raised = next(iter(raised.values()), {})
+    has_raised = bool(raised.get("raised_exception"))
+    failed = "warn" if config.severity == "warning" else "fail"
     expected = {
         name: value
         for name, value in config.kwargs.items()
         if name not in ("batch_id", "column", "column_list")
     }
+    counted = found.get("unexpected_count", found.get("observed_value"))
     return Finding(
         layer=layer,
         table=table,
         column=config.kwargs.get("column"),
         expectation=config.description,
-        success=bool(result.success),
+        status="error" if has_raised else "pass" if result.success else failed,
         expected=", ".join(f"{name}={value}" for name, value in expected.items()),
         observed=_observed(found, raised, config.kwargs.get(_QUERY), frame),
+        value=float(counted) if isinstance(counted, int | float) else None,
     )
 
 
 _QUERY = "unexpected_rows_query"
+SAMPLES = 3
 
 
 def _observed(
@@ -157,9 +136,9 @@ def _observed(
     if raised.get("raised_exception"):
         return f"an error: {str(raised['exception_message']).strip().splitlines()[0]}"
     if query and found["observed_value"]:  # GX would bring all the rows here, or none
-        row = frame.sparkSession.sql(query, batch=frame).first()
-        first = ", ".join(f"{name} {value}" for name, value in row.asDict().items()) if row else ""
-        return f"{found['observed_value']} rows, as {first}"[:300]
+        rows = frame.sparkSession.sql(query, batch=frame).take(SAMPLES)
+        samples = (", ".join(f"{k} {v}" for k, v in row.asDict().items()) for row in rows)
+        return f"{found['observed_value']} rows, as {'; '.join(samples)}"[:300]
     if "unexpected_count" in found:
         seen = list(dict.fromkeys(map(str, found.get("partial_unexpected_list") or [])))
         first = f", as {', '.join(seen[:5])}" if seen else ""
@@ -167,20 +146,35 @@ def _observed(
     return str(found.get("observed_value"))
 
 
-def _write_docs(context: Any) -> None:
-    """Write the site: plain files, that load nothing of our own from elsewhere."""
+def _write_docs(context: Any, layer: str) -> None:
+    """Write a layer's site, in place of its last one: plain files, that load nothing of ours."""
     where = settings().state_dir / "data_docs"
+    rmtree(where / layer, ignore_errors=True)
     for site in list(context.get_site_names()):
         context.delete_data_docs_site(site)
     context.add_data_docs_site(
-        "local",
+        layer,
         {
             "class_name": "SiteBuilder",
             "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
             "store_backend": {
                 "class_name": "TupleFilesystemStoreBackend",
-                "base_directory": str(where),
+                "base_directory": str(where / layer),
             },
         },
     )
     context.build_data_docs()
+    _write_index(where)
+
+
+def _write_index(where: Path) -> None:
+    """Write the page that leads to each layer's site."""
+    sites = [(layer, where / layer / "index.html") for layer in LAYERS]
+    lines = [
+        f'<li><a href="{layer}/index.html">{escape(layer)}</a>, judged '
+        f"{datetime.fromtimestamp(site.stat().st_mtime, UTC):%Y-%m-%d %H:%M} UTC</li>"
+        for layer, site in sites
+        if site.exists()
+    ]
+    title = "<!doctype html><meta charset=utf-8><title>Data docs</title><h1>Data docs</h1>"
+    (where / "index.html").write_text(f"{title}<ul>{''.join(lines)}</ul>")

@@ -1,19 +1,23 @@
 """Silver is right: keys hold, rules hold, and what breaks one is in quarantine, nowhere else.
 
 Keys, rules and what a history must be are the contract's, for every model. By hand: the words the
-source uses, and how tables hang together.
+source uses, and how tables hang together. Of what breaks a rule that warns or stops the run, the
+quarantine tells.
 """
+
+from collections.abc import Sequence
 
 from great_expectations.expectations.expectation import Expectation
 
-from lake.manifest import Model, manifest, models
+from lake.manifest import Model, models
+from lake.rules import Rule, rules
 from quality.suite import Suite, between, key, none, one_of, present
 
 
 def suite() -> Suite:
     keyed = {model.name: model.key for model in models("silver")}
     declared = {f"silver.{model.name}": _declared(model, keyed) for model in models("silver")}
-    by_hand = _by_hand()
+    by_hand = _by_hand(keyed)
     return {name: [*found, *by_hand.get(name, ())] for name, found in declared.items()}
 
 
@@ -46,8 +50,7 @@ def _history(current: str, keyed: dict[str, tuple[str, ...]]) -> list[Expectatio
     ]
 
 
-def _by_hand() -> Suite:
-    rules = manifest()["nodes"]["model.lakehouse.loans"]["config"]["meta"]["rules"]
+def _by_hand(keyed: dict[str, tuple[str, ...]]) -> Suite:
     return {
         "silver.loans": [
             present("loan_amnt"),
@@ -57,15 +60,8 @@ def _by_hand() -> Suite:
                 "person_education", "High School", "Associate", "Bachelor", "Master", "Doctorate"
             ),
             one_of("person_home_ownership", "RENT", "OWN", "MORTGAGE", "OTHER"),
-            *(
-                none(f"{name}: {rule}", f"select * from {{batch}} where not coalesce({rule}, true)")
-                for name, rule in rules.items()
-            ),
-            none(
-                "no loan in quarantine is among the loans",
-                "select loan_id from {batch} "
-                "left semi join silver_loans_quarantine using (loan_id)",
-            ),
+            *_held("loans"),
+            *_kept_out("loans", keyed["loans"]),
         ],
         "silver.loan_payments": [
             between("amount", 0, None, "amount is not negative"),
@@ -77,7 +73,47 @@ def _by_hand() -> Suite:
                 "left anti join silver_loans_quarantine using (loan_id)",
             ),
         ],
-        "silver.loans_quarantine": [
-            one_of("rule", *rules),
-        ],
+        "silver.loans_quarantine": _quarantined("loans", keyed["loans"]),
     }
+
+
+def _held(model: str) -> list[Expectation]:
+    """No row of a model breaks a rule that keeps it out."""
+    return [
+        none(_words(rule), f"select * from {{batch}} where not coalesce({rule.condition}, true)")
+        for rule in rules(model)
+        if rule.on_break != "warn"
+    ]
+
+
+def _kept_out(model: str, key_: Sequence[str]) -> list[Expectation]:
+    """No row that is kept out of a model is in it."""
+    named = ", ".join(key_)
+    return [
+        none(
+            f"no row in quarantine is among the {model}",
+            f"select {named} from {{batch}} left semi join (select * from "
+            f"silver_{model}_quarantine where on_break <> 'warn') as kept_out using ({named})",
+        )
+    ]
+
+
+def _quarantined(model: str, key_: Sequence[str]) -> list[Expectation]:
+    """What holds of a model's quarantine, and what it tells of rules that warn or stop the run."""
+    declared, named = rules(model), ", ".join(key_)
+    return [
+        one_of("rule", *(rule.name for rule in declared)),
+        *(
+            none(
+                _words(rule),
+                f"select {named} from {{batch}} where rule = '{rule.name}'",
+                warns=rule.on_break == "warn",
+            )
+            for rule in declared
+            if rule.on_break != "quarantine"
+        ),
+    ]
+
+
+def _words(rule: Rule) -> str:
+    return f"{rule.name}: {rule.condition}"

@@ -56,9 +56,14 @@ def between(column: str, low: float | None, high: float | None, words: str = "")
     return made
 
 
-def none(words: str, query: str) -> Expectation:
-    """A query for what must not be finds nothing; `words` say what holds then."""
+def none(words: str, query: str, *, warns: bool = False) -> Expectation:
+    """A query for what must not be finds nothing; `words` say what holds then.
+
+    One that `warns` is told of, and stops nothing.
+    """
     made: Expectation = gxe.UnexpectedRowsExpectation(
-        unexpected_rows_query=query, description=words
+        unexpected_rows_query=query,
+        description=words,
+        severity="warning" if warns else "critical",
     )
     return made

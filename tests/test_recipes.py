@@ -1,4 +1,4 @@
-"""Every recipe of docs/querying.md that can be run here, as it stands there but for the port."""
+"""Every recipe of the docs that can be run here, as it stands there but for the port."""
 
 import os
 import re
@@ -23,9 +23,9 @@ JARS = {
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def recipes(language: str, word: str) -> list[str]:
-    """The document's blocks in a language that hold a word, with this stack's port."""
-    text = (ROOT / "docs" / "querying.md").read_text()
+def recipes(language: str, word: str, document: str = "querying.md") -> list[str]:
+    """A document's blocks in a language that hold a word, with this stack's port."""
+    text = (ROOT / "docs" / document).read_text()
     port = str(settings().ports.trino)
     found = [block for kind, block in FENCED.findall(text) if kind == language and word in block]
     return [block.replace("18080", port) for block in found]
@@ -100,3 +100,10 @@ def test_the_jdbc_url_opens_the_lake(loans: str, jars: Path) -> None:
         assert str(rows.getLong(1)) == loans
     finally:
         java.shutdown()
+
+
+def test_each_query_of_what_is_found_out_about_rows_has_an_answer(demo: str) -> None:
+    asked = recipes("sql", "select", "quality.md")
+    assert len(asked) == 4
+    empty = [query for query in asked if not trino.ask(query)]
+    assert all("status in ('fail'" in query for query in empty), "nothing need have failed"

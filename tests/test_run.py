@@ -60,7 +60,7 @@ def pointers() -> list[tuple[str, ...]]:
     with connect("reader") as connection:
         return connection.execute(
             "select table_namespace, table_name, metadata_location from iceberg_tables"
-            " where catalog_name = 'lake' and table_namespace <> 'bronze' order by 1, 2"
+            " where catalog_name = 'lake' and table_namespace in ('silver', 'gold') order by 1, 2"
         ).fetchall()
 
 

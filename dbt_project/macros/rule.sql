@@ -1,4 +1,4 @@
-{#- The rules of a model, by name: `meta.rules` in its YAML, each a condition that holds. -#}
+{#- The rules of a model as its YAML declares them, by name, in `meta.rules`. -#}
 {% macro rules(model_name) -%}
     {%- set nodes = graph.nodes.values() if execute else [] -%}
     {%- for node in nodes if node.resource_type == 'model' and node.name == model_name -%}
@@ -8,26 +8,67 @@
 {%- endmacro %}
 
 
-{#- Whether a row holds all rules of a model; what can't be decided is broken. -#}
+{#-
+    The same as a list of `name`, `condition` (it holds), and `on_break`: `quarantine` keeps a row that
+    breaks the rule out of the model, `warn` tells of it, `stop` ends the run at its gate.
+-#}
+{% macro declared_rules(model_name) -%}
+    {%- set declared = [] -%}
+    {%- for name, rule in rules(model_name).items() -%}
+        {%- set rule = {'condition': rule} if rule is string else rule -%}
+        {%- set told = rule if rule is mapping else {} -%}
+        {%- set on_break = told.get('on_break', 'quarantine') -%}
+        {%- if told.get('condition') is not string or on_break not in ['quarantine', 'warn', 'stop'] -%}
+            {%- do exceptions.raise_compiler_error(model_name ~ ', rule ' ~ name ~ ': it must be a condition, or '
+                ~ '{condition: …, on_break: quarantine, warn or stop}') -%}
+        {%- endif -%}
+        {%- do declared.append({'name': name, 'condition': told.condition, 'on_break': on_break}) -%}
+    {%- endfor -%}
+    {{- return(declared) -}}
+{%- endmacro %}
+
+
+{#- Whether a row may be in a model: no rule but those that only warn is broken; undecided is broken. -#}
 {% macro holds_rules(model_name) -%}
     true
-    {%- for condition in rules(model_name).values() %}
-    and coalesce(({{ condition }}), false)
+    {%- for rule in declared_rules(model_name) if rule.on_break != 'warn' %}
+    and coalesce(({{ rule.condition }}), false)
     {%- endfor -%}
 {%- endmacro %}
 
 
 {#- A row for each rule of a model; and whether a row that has a `rule` beside it holds that one. -#}
 {% macro rule_names(model_name) -%}
-    {%- for name in rules(model_name) %}
-    select '{{ name }}' as rule {{ 'union all' if not loop.last }}
+    {%- set names = [] -%}
+    {%- for rule in declared_rules(model_name) -%}
+        {%- do names.append("('" ~ rule.name ~ "', '" ~ rule.on_break ~ "')") -%}
     {%- endfor -%}
+    select
+        rule,
+        on_break
+    from (values {{ names | join(', ') or "('', '')" }}) as named (rule, on_break)
+    where rule <> ''
 {%- endmacro %}
 
 {% macro holds_rule(model_name) -%}
-    coalesce(case rule
-        {%- for name, condition in rules(model_name).items() %}
-        when '{{ name }}' then {{ condition }}
+    coalesce(case
+        when rule is null then true
+        {%- for rule in declared_rules(model_name) %}
+        when rule = '{{ rule.name }}' then {{ rule.condition }}
         {%- endfor %}
     end, false)
+{%- endmacro %}
+
+
+{#-
+    A hook of a model of versions: a replay judges them all by the rules as they are now, those
+    before the newest bulk snapshot too, which the changelog does not give again.
+-#}
+{% macro judge_again(model_name) -%}
+    {%- if execute and is_incremental() and var('replay_from') is not none -%}
+    update {{ this }} set is_valid = {{ holds_rules(model_name) }}
+    where
+        _prior_commit_lsn >= {{ var('replay_from') }}
+        and is_valid <> ({{ holds_rules(model_name) }})
+    {%- endif -%}
 {%- endmacro %}

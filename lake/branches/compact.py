@@ -22,7 +22,7 @@ from pyiceberg.table.update import AssertRefSnapshotId, AssertTableUUID, RemoveS
 
 from lake import catalog
 from lake.branches.sweep import Progress, last_captured
-from lake.settings import LAYERS, TRUNK, settings
+from lake.settings import TRUNK, settings
 from lake.stack.program import listens
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def tend(now: datetime, progress: Progress, *, apply: bool) -> Tended:
 def tables() -> list[str]:
     """The tables of `lake`."""
     opened = catalog.open_catalog(TRUNK)
-    return sorted(".".join(name) for layer in LAYERS for name in opened.list_tables(layer))
+    found = opened.list_namespaces()
+    return sorted(".".join(name) for space in found for name in opened.list_tables(space))
 
 
 def _load(name: str) -> Table:

@@ -35,11 +35,11 @@ class Publish:
     tables: Sequence[str]
 
 
-def publish(name: str, manifest: str | None = None) -> int | None:
+def publish(name: str, built_by: str | None = None) -> int | None:
     """Move all that a branch changed to `lake`, at once; the branch ends. Returns the publish's id.
 
-    None where the branch changed nothing. `manifest` is dbt's, of the project that built it: what
-    is modified later is told by it.
+    None where the branch changed nothing. `built_by` is dbt's manifest of the project that built
+    it: what is modified later is told by it.
 
     Raises LakeError where a changed table moved on `lake` meanwhile; then nothing is moved.
     """
@@ -53,7 +53,7 @@ def publish(name: str, manifest: str | None = None) -> int | None:
         settings().author,
         code_version(),
         lsn,
-        manifest,
+        built_by,
     )
     branch.end(name, key)
     return None if made is None else int(made)
@@ -95,11 +95,20 @@ def log(limit: int | None = None) -> list[Publish]:
         ).fetchall()
 
 
-def state() -> Path:
-    """A directory for dbt's `--state`: the project that built what this branch began from.
+def in_force() -> list[str]:
+    """The runs whose publishes make up `lake` as it is, the last first; none was rolled back."""
+    runs, reached = [], None
+    for one in log():
+        if reached is not None and one.id > reached:
+            continue
+        reached = one.restored
+        if one.run_id:
+            runs.append(one.run_id)
+    return runs
 
-    Raises LakeError where no publish tells.
-    """
+
+def manifest() -> str | None:
+    """dbt's manifest of the project that built what this branch began from, if a publish tells."""
     with catalog.connect("reader") as connection:
         found = connection.execute(
             "select lake.manifest_of(coalesce("
@@ -107,10 +116,19 @@ def state() -> Path:
             " (select max(id) from lake.publishes)))",
             [settings().branch],
         ).fetchone()
-    if found is None or found[0] is None:
+    return found[0] if found else None
+
+
+def state() -> Path:
+    """A directory for dbt's `--state`: that project.
+
+    Raises LakeError where no publish tells.
+    """
+    text = manifest()
+    if text is None:
         raise LakeError("no publish says by which project it was built: `lake run` makes one")
     directory = settings().state_dir / "published" / settings().branch
-    write_private(directory / "manifest.json", found[0])
+    write_private(directory / "manifest.json", text)
     return directory
 
 

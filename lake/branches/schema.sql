@@ -345,10 +345,11 @@ begin
     select string_agg(table_namespace || '.' || table_name, ', ' order by table_name)
     into conflicts
     from lake.moves
-    where publish_id = publish and table_namespace = 'bronze';
+    where publish_id = publish and table_namespace in ('bronze', 'quality');
     if conflicts is not null then
         raise exception using errcode = 'LK005', message = format(
-            '%s: bronze is append-only and not published to: drop the branch', conflicts
+            '%s: bronze and quality are append-only and not published to: drop the branch',
+            conflicts
         );
     end if;
 
@@ -536,16 +537,16 @@ $$;
 
 
 -- Who may do what. Functions above that are `security definer` are the only way to move a pointer
--- of `lake`, but for bronze; and the owner, whom no service works as.
+-- of `lake`, but for bronze and quality; and the owner, whom no service works as.
 revoke all on all functions in schema lake from public;
-grant usage on schema lake to reader, builder, publisher, ingest, capture, maintenance;
+grant usage on schema lake to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on all tables in schema public
-to reader, builder, publisher, ingest, capture, maintenance;
+to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on lake.refs, lake.bases, lake.publishes, lake.moves
-to reader, builder, publisher, ingest, capture, maintenance;
+to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on lake.keys to builder;
 grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
-grant insert, update on iceberg_tables to ingest;
+grant insert, update on iceberg_tables to ingest, recorder;
 grant update on iceberg_tables to capture, maintenance;
 grant execute on function lake.state_at, lake.manifest_of to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
@@ -565,7 +566,7 @@ create policy reading on iceberg_namespace_properties for select using (true);
 drop policy if exists building on iceberg_tables;
 create policy building on iceberg_tables to builder
 using (
-    table_namespace <> 'bronze'
+    table_namespace not in ('bronze', 'quality')
     and catalog_name in (select name from lake.refs where kind = 'branch')
 );
 drop policy if exists building on iceberg_namespace_properties;
@@ -578,6 +579,13 @@ with check (catalog_name = 'lake' and table_namespace = 'bronze');
 drop policy if exists ingesting_more on iceberg_tables;
 create policy ingesting_more on iceberg_tables for update to ingest
 using (catalog_name = 'lake' and table_namespace = 'bronze');
+
+drop policy if exists recording on iceberg_tables;
+create policy recording on iceberg_tables for insert to recorder
+with check (catalog_name = 'lake' and table_namespace = 'quality');
+drop policy if exists recording_more on iceberg_tables;
+create policy recording_more on iceberg_tables for update to recorder
+using (catalog_name = 'lake' and table_namespace = 'quality');
 
 drop policy if exists capturing on iceberg_tables;
 create policy capturing on iceberg_tables for update to capture

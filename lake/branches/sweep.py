@@ -32,7 +32,7 @@ from lake import catalog, object_store
 from lake.errors import LakeError
 from lake.lag import CHANGES
 from lake.object_store import CAPTURE, WRITABLE
-from lake.settings import TRUNK, settings
+from lake.settings import QUALITY, TRUNK, settings
 
 BATCH = 1000
 READERS = 8
@@ -63,8 +63,8 @@ class Pointer:
 
     @property
     def is_whole(self) -> bool:
-        """Whether old snapshots count too. Bronze has many, and but for `lake` is only read."""
-        return self.kind == "lake" or self.table_namespace != "bronze"
+        """Whether old snapshots count too. What is appended to has many; only `lake` needs them."""
+        return self.kind == "lake" or self.table_namespace not in ("bronze", QUALITY)
 
     @property
     def is_needed(self) -> bool:

@@ -12,8 +12,8 @@ from lake.ci import graph
 from lake.ci.graph import Graph
 from lake.ci.impact import Impact
 
-WELL = ("success", "pass", "warn", "no-op")
-"""What dbt calls that which has not failed, and was not skipped because something else did."""
+WELL = ("pass", "warn")
+"""What has not failed, and was not skipped because something else did."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Check:
-    """A test or unit test of dbt's, or an expectation of a gate; `found` is empty if it holds."""
+    """A test of dbt's, or an expectation of a gate; `found` is empty if it holds."""
 
     kind: str
     table: str

@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,20 +13,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lake import catalog, lineage
+from lake import catalog, lineage, results
 from lake.branches import branch, diff, publish
 from lake.ci import graph
 from lake.ci.impact import impacts
 from lake.ci.report import WELL, Build, Check, Report, failed, write
 from lake.errors import LakeError
-from lake.manifest import TARGET, dbt, manifest, selected, table_of
+from lake.manifest import dbt, manifest, selected, table_of
+from lake.results import Result
 from lake.run import RUNNING
-from lake.settings import LAYERS, TRUNK, on_branch, settings
+from lake.settings import LAYERS, on_branch, settings
 
 PREFIX = "ci_"
 MODIFIED = "state:modified"
-RESULTS = "quality.results"
-"""How runs went, a row for each model and check of each; `lake run` appends to it."""
 
 
 def ci(
@@ -144,38 +144,31 @@ def _lineage() -> lineage.Lineage:
 
 def _build(*options: str) -> tuple[tuple[Build, ...], tuple[Check, ...], str | None]:
     """Build; returns the models, the tests, and what went wrong where dbt told of neither."""
-    written = TARGET / "run_results.json"
-    written.unlink(missing_ok=True)
-    failure = None
+    began, failure = time.time(), None
     try:
         dbt("build", "--quiet", *options)
     except LakeError as error:
         failure = str(error)
-    if not written.exists():
-        return (), (), failure
-    nodes, before = manifest()["nodes"] | manifest()["unit_tests"], _seconds_before()
-    builds, checks = [], []
-    for result in json.loads(written.read_text())["results"]:
-        node = nodes.get(result["unique_id"])
-        if node is None or node["resource_type"] == "operation":  # a hook
-            if result["status"] not in WELL:
-                failure = result["message"]
-        elif node["resource_type"] in ("test", "unit_test"):
-            checks.append(_check(node, result))
-        else:
-            table, seconds = table_of(node), result["execution_time"]
-            message = _line(result["message"])
-            builds.append(Build(table, result["status"], seconds, before.get(table), message))
-    return tuple(builds), tuple(checks), None if failed(builds, checks) else failure
+    found, before = results.of_dbt(options, began), results.seconds_of_last_run()
+    builds = tuple(
+        Build(
+            one.table_name,
+            one.status,
+            one.seconds or 0.0,
+            before.get(one.table_name),
+            _line(one.observed),
+        )
+        for one in found
+        if one.kind == "model"
+    )
+    checks = tuple(_check(one) for one in found if one.kind == "test")
+    return builds, checks, None if failed(builds, checks) else failure
 
 
-def _check(node: Mapping[str, Any], result: Mapping[str, Any]) -> Check:
-    on = node.get("attached_node") or next(iter(node["depends_on"]["nodes"]), "")
-    tested = manifest()["nodes"].get(on) or manifest()["sources"].get(on)
-    kind = "test" if node["resource_type"] == "test" else "unit test"
-    is_well = result["status"] in WELL
-    found = "" if is_well else _line(result["message"]) or result["status"]
-    return Check(kind, table_of(tested) if tested else "", node["name"], is_well, found)
+def _check(test: Result) -> Check:
+    is_well = test.status in WELL
+    found = "" if is_well else _line(test.observed) or test.status
+    return Check(test.kind, test.table_name, test.name, is_well, found)
 
 
 def _line(message: str | None) -> str:
@@ -193,22 +186,12 @@ def _judge(layers: set[str]) -> tuple[tuple[Check, ...], str | None]:
     except LakeError as error:
         return (), str(error)
     return tuple(
-        Check("gate", one.table, one.expectation, one.success, "" if one.success else one.observed)
+        Check(
+            "gate",
+            one.table,
+            one.expectation,
+            one not in judged.failures,
+            "" if one.status == "pass" else one.observed,
+        )
         for one in judged.findings
     ), None
-
-
-def _seconds_before() -> dict[str, float]:
-    """How long the last run took for each table that it built; nothing where no run is known."""
-    opened = catalog.open_catalog(TRUNK)
-    if not opened.table_exists(RESULTS):
-        return {}
-    columns = ("run_id", "recorded_at", "table_name", "seconds")
-    rows = (
-        opened.load_table(RESULTS)
-        .scan("kind = 'model'", selected_fields=columns)
-        .to_arrow()
-        .to_pylist()
-    )
-    newest = max(rows, key=lambda row: row["recorded_at"], default={"run_id": None})["run_id"]
-    return {row["table_name"]: row["seconds"] for row in rows if row["run_id"] == newest}

@@ -12,7 +12,7 @@ from lake.stack import trino
 from lake.stack.status import tables
 
 if TYPE_CHECKING:
-    from quality.gate import Report
+    from quality.finding import Report
 
 APPROVALS = """
 select
@@ -25,9 +25,9 @@ group by loan_intent
 order by approved_percent desc
 """
 QUARANTINED = """
-select rule, count(*) as loans, min(loan_id) as first_loan
+select rule, on_break, count(*) as loans, min(loan_id) as first_loan
 from silver.loans_quarantine
-group by rule
+group by rule, on_break
 order by loans desc
 """
 NEWEST = "select loan_id from gold.ftr_loans order by event_timestamp desc limit 1"
@@ -62,7 +62,9 @@ def show(cost: Cost, freshness: Freshness, judged: "Report", console: Console) -
     console.print(_answer(QUARANTINED))
 
     console.rule("gates")
-    outcome = Counter((finding.layer, finding.success) for finding in judged.findings)
+    outcome = Counter(
+        (finding.layer, finding.status in ("pass", "warn")) for finding in judged.findings
+    )
     for layer in dict.fromkeys(finding.layer for finding in judged.findings):
         held, failed = outcome[layer, True], outcome[layer, False]
         colour = "red" if failed else "green"

@@ -27,7 +27,7 @@ from lake.manifest import PROJECT, source_tables
 from lake.stack import lifecycle, postgres, supervisor
 
 if TYPE_CHECKING:
-    from quality.gate import Report
+    from quality.finding import Report
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def break_a_model(steps: Steps) -> None:
         copytree(PROJECT, broken, ignore=ignore_patterns("target", "logs"))
         model = broken / "models" / "gold" / "agg_loan_approvals.sql"
         model.write_text(model.read_text().replace(*MISTAKE))
-        before = _pointers()
+        before, refs = _pointers(), {ref.name for ref in branch.refs()}
         select = ("--select", model.stem, "--full-refresh", "--project-dir", str(broken))
         try:
             lake_run.run(select, lambda _: None, ["gold"])
@@ -176,7 +176,9 @@ def break_a_model(steps: Steps) -> None:
             raise LakeError("a model with a mistake in it passed the gates")
         if _pointers() != before:
             raise LakeError("a run that was stopped has changed `lake`")
-        branch.drop(branch.refs()[-1].name)  # a user would look into it first
+        for ref in branch.refs():  # a user would look into it first
+            if ref.name.startswith(lake_run.PREFIX) and ref.name not in refs:
+                branch.drop(ref.name)
         said.append("stopped, `lake` as before")
     steps.console.print(f"  {found}", highlight=False)
 

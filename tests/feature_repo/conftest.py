@@ -1,5 +1,6 @@
 """A gold of a few loans, on a branch of its own, so that no other test sees or builds it."""
 
+import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -98,10 +99,14 @@ def forget(project: str) -> None:
             )
 
 
+NUMBERS = itertools.count(1)
+"""Feast remembers a project by its name, even one that is gone."""
+
+
 @pytest.fixture
 def gold(own_lake: str) -> Iterator[str]:
     """Three loans, online; yields the name of their branch."""
-    name = f"features_{own_lake}"
+    name = f"features_{next(NUMBERS)}"
     branch.create(name)
     with on_branch(name):
         catalog().create_table("gold.ftr_loans", FEATURES)

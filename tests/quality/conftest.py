@@ -11,7 +11,8 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lake.manifest import manifest
 from quality import frames
-from quality.gate import Report, judge
+from quality.finding import Report
+from quality.gate import judge
 
 Rows = dict[str, list[dict[str, Any]]]
 Break = Callable[[Rows], None]
@@ -22,13 +23,13 @@ LOAN = (
     "loan_id bigint, person_age int, person_gender string, person_education string, "
     "person_income decimal(14,2), person_emp_exp int, person_home_ownership string, "
     "loan_amnt decimal(12,2), loan_intent string, loan_int_rate decimal(5,2), "
-    "credit_score int, loan_status int, _lsn bigint"
+    "loan_percent_income decimal(5,2), credit_score int, loan_status int, _lsn bigint"
 )
 SCHEMAS = {
     "silver.loans": LOAN,
     "silver.loans_history": f"{LOAN}, is_current boolean, is_valid boolean, "
     "valid_from timestamp, valid_to timestamp",
-    "silver.loans_quarantine": f"{LOAN}, rule string",
+    "silver.loans_quarantine": f"{LOAN}, rule string, on_break string",
     "silver.loan_payments": "loan_id bigint, installment int, amount decimal(12,2), channel string",
     "gold.fct_loans": f"{LOAN}, age_band string, income_band string, is_decided boolean, "
     "is_approved boolean, decided_at timestamp, scheduled_amount decimal(18,2), "
@@ -45,6 +46,9 @@ SCHEMAS = {
 }
 
 
+BROKEN = {"person_age": 144, "rule": "age_plausible", "on_break": "quarantine"}
+
+
 def loan(number: int) -> dict[str, Any]:
     return {
         "loan_id": number,
@@ -57,6 +61,7 @@ def loan(number: int) -> dict[str, Any]:
         "loan_amnt": Decimal(4_000 + 250 * number),
         "loan_intent": "MEDICAL",
         "loan_int_rate": Decimal(11),
+        "loan_percent_income": Decimal("0.10"),
         "credit_score": 600,
         "loan_status": int(number % 5 == 0),
         "_lsn": 1_000 + number,
@@ -71,7 +76,7 @@ def rows() -> Rows:
     return {
         "silver.loans": loans,
         "silver.loans_history": [one | held for one in loans],
-        "silver.loans_quarantine": [loan(99) | {"person_age": 144, "rule": "age_plausible"}],
+        "silver.loans_quarantine": [loan(99) | BROKEN],
         "silver.loan_payments": [
             {"loan_id": number, "installment": 1, "amount": Decimal(10), "channel": "card"}
             for number in (1, 2, 99)

@@ -10,8 +10,9 @@ import pytest
 
 from lake.errors import LakeError
 from lake.settings import settings
-from quality.gate import Report, validate
-from tests.quality.conftest import Break, Rows, loan
+from quality.finding import Report
+from quality.gate import validate
+from tests.quality.conftest import BROKEN, Break, Rows, loan
 
 Judged = Callable[..., Report]
 
@@ -44,7 +45,13 @@ def drop(table: str, row: int) -> Break:
 
 
 def quarantine_a_valid_loan(data: Rows) -> None:
-    data["silver.loans_quarantine"].append(loan(3) | {"rule": "rate_plausible"})
+    data["silver.loans_quarantine"].append(loan(3) | BROKEN)
+
+
+def break_a_rule_that_warns(data: Rows) -> None:
+    data["silver.loans_quarantine"] += [
+        loan(number) | {"rule": "burden_told", "on_break": "warn"} for number in range(5, 10)
+    ]
 
 
 def lose_the_parent_of_a_payment(data: Rows) -> None:
@@ -71,7 +78,7 @@ def lend_ten_times_as_much(data: Rows) -> None:
 
 
 HOUR_AGO = datetime.now(UTC) - timedelta(hours=1)
-BROKEN: list[tuple[str, Break, str]] = [
+CASES: list[tuple[str, Break, str]] = [
     ("bronze.loan", copy("bronze.loan"), "loan_id is unique"),
     ("bronze.loan", put("bronze.loan", loan_id=None), "loan_id is present"),
     ("bronze.columns", put("bronze.columns", found="int"), "declared column is there"),
@@ -84,7 +91,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("silver.loans", put("silver.loans", person_gender="x"), "person_gender is a known one"),
     ("silver.loans", put("silver.loans", person_age=144), "age_plausible"),
     ("silver.loans", put("silver.loans", credit_score=900), "credit_score_in_range"),
-    ("silver.loans", quarantine_a_valid_loan, "no loan in quarantine"),
+    ("silver.loans", quarantine_a_valid_loan, "no row in quarantine"),
     ("silver.loan_payments", copy("silver.loan_payments"), "(loan_id, installment) is unique"),
     ("silver.loan_payments", lose_the_parent_of_a_payment, "every payment is of a loan"),
     ("silver.loan_payments", put("silver.loan_payments", amount=Decimal(-1)), "not negative"),
@@ -125,7 +132,7 @@ def test_a_layer_that_is_right_passes(judged: Judged, layer: str) -> None:
 
 @pytest.mark.parametrize("layer", ["bronze", "silver", "gold"])
 def test_all_that_is_broken_is_named_each_in_a_line(judged: Judged, layer: str) -> None:
-    breaks = [entry for entry in BROKEN if entry[0].startswith(layer)]
+    breaks = [entry for entry in CASES if entry[0].startswith(layer)]
 
     def all_of_them(data: Rows) -> None:
         for _, broken, _ in breaks:
@@ -164,12 +171,32 @@ def test_one_broken_value_is_one_line(judged: Judged, table: str, broken: Break,
     assert [str(failure) for failure in report.failures] == [line]
 
 
-def test_data_docs_are_a_local_site_of_the_last_run(judged: Judged) -> None:
+def test_a_rule_that_warns_is_told_of_and_stops_nothing(judged: Judged) -> None:
+    report = judged("silver", break_a_rule_that_warns)
+    report.enforce()
+    assert [str(warning) for warning in report.warnings] == [
+        "silver.loans_quarantine: expected that burden_told: loan_percent_income > 0; "
+        "found 5 rows, as loan_id 5; loan_id 6; loan_id 7"
+    ]
+    (warning,) = report.warnings
+    assert (warning.result.status, warning.result.value) == ("warn", 5)
+
+
+def test_data_docs_are_a_local_site_for_each_layer_of_its_last_run(judged: Judged) -> None:
+    def pages(layer: str) -> list[str]:
+        site = settings().state_dir / "data_docs" / layer
+        return [page.read_text() for page in site.glob("validations/**/*.html")]
+
     judged("bronze", put("bronze.rows", in_bronze=1))
-    site = settings().state_dir / "data_docs"
-    pages = list(site.glob("validations/**/*.html"))
-    assert (site / "index.html").exists()
-    assert any("as many rows as the source" in page.read_text() for page in pages)
+    judged("silver")
+    index = (settings().state_dir / "data_docs" / "index.html").read_text()
+    assert all(f"{layer}/index.html" in index for layer in ("bronze", "silver"))
+    bronze, silver = pages("bronze"), pages("silver")
+    assert any("as many rows as the source" in page for page in bronze)
+    assert any("every payment is of a loan" in page for page in silver)
+    judged("bronze")
+    assert len(pages("bronze")) == len(bronze), "the last run's pages, and no older ones"
+    assert pages("silver") == silver
 
 
 def test_a_layer_that_is_not_one_is_refused(lake_stack: Path) -> None:

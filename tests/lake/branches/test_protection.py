@@ -41,6 +41,7 @@ from tests.conftest import secret_values
 from tests.lake.branches.conftest import Spark, spark_session
 
 SILVER, GOLD, BRONZE = "silver.protected", "gold.protected", "bronze.protected"
+QUALITY = "quality.protected"
 MINE, TAG = "protection_mine", "protection_tag"
 EVER = datetime(2099, 1, 1, tzinfo=UTC)
 ROWS = pa.table({"value": pa.array([1, 2, 3], pa.int64())})
@@ -68,7 +69,7 @@ def now() -> Lake:
         if not entry.object_name.startswith(("capture/", "warehouse/bronze/changes/"))
     }
     reader = SqlCatalog(TRUNK, **for_pyiceberg(access(TRUNK)))
-    rows = {name: values(reader, name) for name in (SILVER, GOLD, BRONZE)}
+    rows = {name: values(reader, name) for name in (SILVER, GOLD, BRONZE, QUALITY)}
     return Lake(dict(found), files, rows)
 
 
@@ -88,6 +89,7 @@ def first(lake_stack: Path) -> Iterator[Access]:
         table.append(ROWS)
     publish.publish("protection_first")
     open_catalog(TRUNK, "ingest").create_table(BRONZE, ROWS.schema).append(ROWS)
+    open_catalog(TRUNK, "recorder").create_table(QUALITY, ROWS.schema).append(ROWS)
     yield opened
     branch.create("protection_last")
     for name in (SILVER, GOLD):
@@ -96,7 +98,7 @@ def first(lake_stack: Path) -> Iterator[Access]:
     with postgres.LAKE.admin(settings().catalog_database) as admin:
         admin.execute(
             "delete from iceberg_tables"
-            " where table_namespace = 'bronze' and table_name = 'protected'"
+            " where table_namespace in ('bronze', 'quality') and table_name = 'protected'"
         )
 
 
@@ -346,18 +348,41 @@ def test_a_publisher_moves_no_pointer_but_by_publishing(before: Lake, statement:
         changed("publisher", statement)
 
 
-def test_ingest_can_not_touch_silver_by_sql(mine: Access) -> None:
-    silver = "where table_namespace = 'silver'"
-    assert changed("ingest", f"update iceberg_tables set metadata_location = 'x' {silver}") == 0
+@pytest.mark.parametrize(("role", "own"), [("ingest", "bronze"), ("recorder", "quality")])
+def test_who_appends_to_a_namespace_can_not_touch_another_by_sql(
+    mine: Access, role: Role, own: str
+) -> None:
+    others = f"where table_namespace <> '{own}' or catalog_name <> 'lake'"
+    assert changed("reader", f"select from iceberg_tables {others}") >= 6
+    assert changed(role, f"update iceberg_tables set metadata_location = 'x' {others}") == 0
     for statement in (
         "insert into iceberg_tables values ('lake', 'silver', 'x', 'x', null, 'TABLE')",
-        f"insert into iceberg_tables values ('{MINE}', 'bronze', 'x', 'x', null, 'TABLE')",
+        f"insert into iceberg_tables values ('{MINE}', '{own}', 'x', 'x', null, 'TABLE')",
         "update iceberg_tables set table_namespace = 'silver' where table_name = 'protected'",
     ):
         with pytest.raises(InsufficientPrivilege, match="row-level security"):
-            changed("ingest", statement)
-    with pytest.raises(InsufficientPrivilege, match="permission denied"):
-        changed("ingest", f"delete from iceberg_tables {silver}")
+            changed(role, statement)
+    for denied in ("delete from iceberg_tables", "select * from lake.keys"):
+        with pytest.raises(InsufficientPrivilege, match="permission denied"):
+            changed(role, denied)
+
+
+@pytest.mark.parametrize("role", ["builder", "ingest", "capture"])
+def test_nobody_but_the_recorder_moves_a_table_of_quality(mine: Access, role: Role) -> None:
+    kept = "where table_namespace = 'quality'"
+    assert changed("reader", f"select from iceberg_tables {kept} and catalog_name = '{MINE}'") >= 1
+    assert changed(role, f"update iceberg_tables set metadata_location = 'x' {kept}") == 0
+
+
+def test_a_branch_can_not_change_or_drop_a_table_of_quality(mine: Access) -> None:
+    opened = open_catalog(MINE)
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        opened.load_table(QUALITY).append(ROWS)
+    for drop in (opened.drop_table, opened.purge_table):
+        with pytest.raises(NoSuchTableError):
+            drop(QUALITY)
+    with pytest.raises(ProgrammingError, match="row-level security"):
+        opened.create_table("quality.extra", ROWS.schema)
 
 
 def test_capture_can_not_move_another_table_than_its_own(before: Lake) -> None:
@@ -550,11 +575,13 @@ def test_a_branch_s_key_deletes_its_own_files_and_no_other_branch_s(mine: Access
         branch.drop("protection_other")
 
 
-@pytest.mark.parametrize("role", ["reader", "builder", "publisher", "ingest", "capture"])
+@pytest.mark.parametrize(
+    "role", ["reader", "builder", "publisher", "ingest", "capture", "recorder"]
+)
 def test_no_role_but_maintenance_deletes_a_file_that_was_published(
     before: Lake, role: Role
 ) -> None:
-    for table in (SILVER, BRONZE):
+    for table in (SILVER, BRONZE, QUALITY):
         name = files(table, ".parquet")[0]
         with kept(name), refused():
             remove(of_role(role), name)
@@ -657,6 +684,13 @@ def test_a_branch_s_key_dies_with_the_branch(first: Access, end: str) -> None:
         ("capture", "warehouse/bronze/x"),
         ("capture", "branches/x"),
         ("builder", "capture/x"),
+        ("builder", "warehouse/quality/x"),
+        ("ingest", "warehouse/quality/x"),
+        ("capture", "warehouse/quality/x"),
+        ("recorder", "warehouse/bronze/x"),
+        ("recorder", "warehouse/silver/x"),
+        ("recorder", "branches/x"),
+        ("recorder", "capture/x"),
     ],
 )
 def test_a_role_puts_nothing_outside_its_paths(before: Lake, role: Role, path: str) -> None:
@@ -664,7 +698,9 @@ def test_a_role_puts_nothing_outside_its_paths(before: Lake, role: Role, path: s
         put(of_role(role), path)
 
 
-@pytest.mark.parametrize("role", ["reader", "builder", "publisher", "ingest", "capture"])
+@pytest.mark.parametrize(
+    "role", ["reader", "builder", "publisher", "ingest", "capture", "recorder"]
+)
 def test_no_role_changes_what_the_bucket_allows(before: Lake, role: Role) -> None:
     store, bucket = of_role(role), settings().bucket
     nothing = {"Version": "2012-10-17", "Statement": []}
@@ -720,27 +756,33 @@ def test_a_reader_can_not_write_the_lake_through_pyiceberg(before: Lake, write: 
         WRITES[write](opened)
 
 
-def test_ingest_can_not_write_silver_through_pyiceberg(before: Lake) -> None:
-    ingest = SqlCatalog(TRUNK, **for_pyiceberg(access(role="ingest")))
+@pytest.mark.parametrize(("role", "own"), [("ingest", BRONZE), ("recorder", QUALITY)])
+def test_who_appends_to_a_namespace_can_not_write_silver_through_pyiceberg(
+    before: Lake, role: Role, own: str
+) -> None:
+    opened = SqlCatalog(TRUNK, **for_pyiceberg(access(role=role)))
     with pytest.raises(OSError, match="ACCESS_DENIED"):
-        ingest.create_table("silver.extra", ROWS.schema)
+        opened.create_table("silver.extra", ROWS.schema)
     with pytest.raises(OSError, match="ACCESS_DENIED"):
-        ingest.load_table(SILVER).append(ROWS)
-    location = f"{settings().warehouse}/bronze/extra"  # where it may write
+        opened.load_table(SILVER).append(ROWS)
+    location = f"{settings().warehouse}/{own.partition('.')[0]}/extra"  # where it may write
     with pytest.raises(ProgrammingError, match="row-level security"):
-        ingest.create_table("silver.extra", ROWS.schema, location)
+        opened.create_table("silver.extra", ROWS.schema, location)
 
 
-def test_ingest_can_not_drop_a_table_of_bronze(before: Lake) -> None:
-    ingest = SqlCatalog(TRUNK, **for_pyiceberg(access(role="ingest")))
-    for drop in (ingest.drop_table, ingest.purge_table):
+@pytest.mark.parametrize(("role", "own"), [("ingest", BRONZE), ("recorder", QUALITY)])
+def test_who_appends_to_a_namespace_can_not_drop_a_table_of_it(
+    before: Lake, role: Role, own: str
+) -> None:
+    opened = SqlCatalog(TRUNK, **for_pyiceberg(access(role=role)))
+    for drop in (opened.drop_table, opened.purge_table):
         with pytest.raises(ProgrammingError, match="permission denied for table"):
-            drop(BRONZE)
+            drop(own)
 
 
-@pytest.mark.parametrize("role", ["ingest", "capture"])
-def test_who_lands_rows_in_bronze_deletes_no_file_there(before: Lake, role: Role) -> None:
-    for name in files(BRONZE):
+@pytest.mark.parametrize("role", ["ingest", "capture", "recorder"])
+def test_who_appends_to_a_namespace_deletes_no_file_there(before: Lake, role: Role) -> None:
+    for name in files(QUALITY if role == "recorder" else BRONZE):
         with kept(name), refused():
             remove(of_role(role), name)
 

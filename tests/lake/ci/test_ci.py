@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from subprocess import CompletedProcess
 
-import pyarrow as pa
 import pytest
 import yaml
 
@@ -183,30 +182,6 @@ def test_the_branch_of_a_job_that_was_killed_goes_and_that_of_one_at_work_stays(
     with alone("lake ci", "builder", "ci_at_work"):
         run._drop_leftovers()
         assert ci_branches() == ["ci_at_work"]
-
-
-def test_seconds_are_those_of_the_newest_run(own_lake: str) -> None:
-    assert run._seconds_before() == {}
-    rows = [
-        ("run_1", 1, "model", "silver.loans", 9.0),
-        ("run_2", 2, "model", "silver.loans", 7.5),
-        ("run_2", 2, "model", "gold.fct_loans", 3.0),
-        ("run_2", 2, "test", "gold.fct_loans", 1.0),
-    ]
-    names = ("run_id", "recorded_at", "kind", "table_name", "seconds")
-    table = pa.Table.from_pylist(
-        [
-            dict(zip(names, row, strict=True))
-            | {"recorded_at": datetime(2026, 1, row[1], tzinfo=UTC)}
-            for row in rows
-        ]
-    )
-    branch.create("landing")
-    opened = open_catalog("landing")
-    opened.create_namespace_if_not_exists("quality")
-    opened.create_table(run.RESULTS, table.schema).append(table)
-    publish.publish("landing")
-    assert run._seconds_before() == {"silver.loans": 7.5, "gold.fct_loans": 3.0}
 
 
 def test_what_is_found_can_not_break_the_report() -> None:

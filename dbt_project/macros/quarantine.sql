@@ -1,0 +1,92 @@
+{#-
+    The rows of a source table whose last version breaks a rule of model `of`, once for each rule,
+    with the values that break it. A row leaves when it is mended or deleted, or its rule has gone.
+    `history` is the model of all versions, `key` the table's. The model's `unique_key` is that key
+    and `rule`, and its `merge_exclude_columns` are `first_seen_at` and `run_id`.
+-#}
+{% macro quarantine(table, of, history, key) -%}
+with history as (
+    select * from {{ ref(history) }}
+    where _prior_commit_lsn >= {{ watermark() }}
+),
+
+last_versions as (
+    {{ last_of('history', key) }}
+),
+
+rules as (
+    {{ rule_names(of) }}
+),
+
+broken as (
+    select
+        last_versions.*,
+        rules.rule,
+        rules.on_break
+    from last_versions
+    cross join rules
+    where last_versions.op <> 'd' and not {{ holds_rule(of) }}
+),
+
+judged as (
+    select
+        {{ columns_of(table) }},
+        rule,
+        on_break,
+        _ingested_at as first_seen_at,
+        _ingested_at as last_seen_at,
+        '{{ env_var("LAKE_BRANCH", "lake") }}' as run_id,
+        _lsn,
+        _prior_commit_lsn,
+        _committed_at,
+        _ingested_at,
+        false as _deleted
+    from broken
+    {% if is_incremental() %}
+    union all -- what no longer breaks what it broke
+    select
+        {{ columns_of(table) }},
+        rule,
+        on_break,
+        first_seen_at,
+        last_seen_at,
+        run_id,
+        _lsn,
+        _prior_commit_lsn,
+        _committed_at,
+        _ingested_at,
+        true as _deleted
+    from {{ this }} as known
+    where
+        exists (
+            select 1 from last_versions
+            where {{ same_key(key, 'last_versions', 'known') }}
+        )
+        and not exists (
+            select 1 from broken
+            where {{ same_key(key + ['rule'], 'broken', 'known') }}
+        )
+    {% endif %}
+)
+
+select
+    {{ columns_of(table) }},
+    rule,
+    on_break,
+    first_seen_at,
+    last_seen_at,
+    run_id,
+    _lsn,
+    _prior_commit_lsn,
+    _committed_at,
+    _ingested_at
+{{ from_merged('judged') }}
+{%- endmacro %}
+
+
+{#- That two relations agree in columns. -#}
+{% macro same_key(columns, one, other) -%}
+    {%- for column in columns -%}
+        {{ one }}.{{ adapter.quote(column) }} = {{ other }}.{{ adapter.quote(column) }}{{ ' and ' if not loop.last }}
+    {%- endfor -%}
+{%- endmacro %}

@@ -1,0 +1,93 @@
+"""The rules that models declare of their rows, and what is to be judged again once one has changed.
+
+A rule stands in `config.meta.rules` of a model's YAML; `macros/rule.sql` makes SQL of it.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lake.branches import publish
+from lake.errors import LakeError
+from lake.manifest import manifest
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What holds of a row; `on_break` is what is done otherwise: quarantine, warn or stop."""
+
+    name: str
+    condition: str
+    on_break: str = "quarantine"
+
+
+def rules(model: str, of: Mapping[str, Any] | None = None) -> tuple[Rule, ...]:
+    """The rules of a model, in the project as it stands or in another manifest."""
+    return declared(of or manifest()).get(model, ())
+
+
+def declared(of: Mapping[str, Any]) -> dict[str, tuple[Rule, ...]]:
+    """The rules of every model that has some, by its name."""
+    return {
+        node["name"]: tuple(
+            Rule(name, rule) if isinstance(rule, str) else Rule(name, **rule)
+            for name, rule in found.items()
+        )
+        for node in _models(of).values()
+        if (found := node["config"]["meta"].get("rules"))
+    }
+
+
+def changed() -> list[str]:
+    """The models whose rules are not those by which the published rows were judged.
+
+    None where nothing tells, as before the first publish.
+    """
+    text = publish.manifest()
+    if text is None:
+        return []
+    published = json.loads(text)
+    before, now = declared(published), declared(manifest())
+    known = {node["name"] for node in _models(published).values()}
+    return sorted(
+        model
+        for model in known & (before.keys() | now.keys())
+        if before.get(model) != now.get(model)
+    )
+
+
+def touched_by(names: Sequence[str]) -> list[str]:
+    """What dbt selects to judge again: all that follows from source tables, or what models rest on.
+
+    Raises LakeError where a name is neither a model's nor a source table's.
+    """
+    models = _models(manifest())
+    by_name = {node["name"]: unique_id for unique_id, node in models.items()}
+    tables = {node["name"] for node in manifest()["sources"].values()}
+    selected: set[str] = set()
+    for name in names:
+        short = name.rpartition(".")[2]
+        if short in by_name:
+            selected |= {f"{models[root]['name']}+" for root in _roots(by_name[short], models)}
+        elif short in tables:
+            selected.add(f"source:bronze.{short}+")
+        else:
+            known = ", ".join(sorted(by_name.keys() | tables))
+            raise LakeError(f"there is no model or source table `{name}`: choose of {known}")
+    return sorted(selected)
+
+
+def _models(of: Mapping[str, Any]) -> dict[str, Any]:
+    nodes = of["nodes"].items()
+    return {unique_id: node for unique_id, node in nodes if node["resource_type"] == "model"}
+
+
+def _roots(unique_id: str, models: Mapping[str, Any]) -> Iterator[str]:
+    """The models that read what was landed, of those that a model rests on."""
+    above = models[unique_id]["depends_on"]["nodes"]
+    parents = [parent for parent in above if parent in models]
+    if not parents:
+        yield unique_id
+    for parent in parents:
+        yield from _roots(parent, models)

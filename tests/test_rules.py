@@ -1,0 +1,133 @@
+"""Rules are changed over real data: what they touch is judged again, on either engine."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lake.branches import branch, publish
+from lake.catalog import open_catalog
+from lake.manifest import PROJECT
+from lake.settings import TRUNK, environment
+from lake.stack import trino
+from tests.conftest import lake
+from tests.test_run import pointers
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lake import manifest
+
+manifest.PROJECT = Path(sys.argv.pop(1))
+from lake.cli import app
+
+app()
+"""
+AGE = "person_age between 18 and 100"
+SCORE = "credit_score between 300 and 850"
+BURDEN = "{condition: loan_percent_income > 0, on_break: warn}"
+MANY = "".join(
+    f"\n          many_{n}: {{condition: loan_id > {-n}, on_break: warn}}" for n in range(60)
+)
+OF_THE_RUN = ("run_id", "first_seen_at")
+
+
+def project(where: Path, **edits: str) -> Path:
+    """A copy of the project in which rules of `loans` are others, and there are sixty more."""
+    copied = where / "dbt_project"
+    shutil.copytree(PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    yml = copied / "models" / "silver" / "loans.yml"
+    text = yml.read_text()
+    for name, rule in {"burden_told": f"{BURDEN}{MANY}", **edits}.items():
+        text, edited = re.subn(rf"(?m)^( +{name}: ).*$", rf"\g<1>{rule}", text)
+        assert edited == 1, name
+    yml.write_text(text)
+    return copied
+
+
+def lake_of(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the `lake` command as of a checkout that has another dbt project."""
+    command = [sys.executable, "-c", SCRIPT, str(project), *arguments]
+    return subprocess.run(command, env=os.environ | environment(), capture_output=True, text=True)
+
+
+def rows(table: str) -> pa.Table:
+    found: pa.Table = open_catalog(TRUNK).load_table(table).scan().to_arrow()
+    keys = [(name, "ascending") for name in ("loan_id", "_lsn", "rule", "event_timestamp")]
+    found = found.sort_by([key for key in keys if key[0] in found.column_names])
+    return found.select([name for name in found.column_names if name not in OF_THE_RUN])
+
+
+def test_changed_rules_are_applied_to_all_that_was_landed_and_changed_back_again(
+    demo: str, tmp_path: Path
+) -> None:
+    tables = ("loans", "loans_history", "loans_quarantine")
+    layers = {"gold.fct_loans", "gold.ftr_loans", *(f"silver.{name}" for name in tables)}
+    before = {table: rows(table) for table in layers}
+    dirty = pc.greater(before["silver.loans_quarantine"]["person_age"], 100)
+    assert pc.sum(dirty).as_py() > 0
+    assert pc.min(before["silver.loans"]["credit_score"]).as_py() < 500
+
+    other = project(
+        tmp_path,
+        age_plausible="person_age between 18 and 150",
+        credit_score_in_range="credit_score between 500 and 850",
+    )
+    done = lake_of(other, "run", "--target", "trino")
+    assert done.returncode == 0, done.stderr
+    assert "the rules of loans have changed: judging again" in done.stderr
+    assert "warn: silver.loans_quarantine: expected that burden_told" in done.stderr
+    for table in ("silver.loans", "gold.fct_loans", "gold.ftr_loans"):
+        changed = rows(table)
+        assert 100 < pc.max(changed["person_age"]).as_py() <= 150, f"{table}: came back"
+        assert pc.min(changed["credit_score"]).as_py() >= 500, f"{table}: have left"
+    history = rows("silver.loans_history").to_pandas()
+    assert (history["is_valid"] <= history["credit_score"].between(500, 850)).all()
+    kept_out = rows("silver.loans_quarantine").filter(
+        (pc.field("rule") == "age_plausible") & (pc.field("person_age") <= 150)
+    )
+    assert pc.sum(pc.greater_equal(kept_out["person_age"], 18)).as_py() in (0, None)
+
+    done = lake("replay", "loans")
+    assert done.returncode == 0, done.stderr
+    assert "judging again" not in done.stderr, "once is enough"
+    for table, expected in before.items():
+        assert rows(table).equals(expected), table
+
+
+def test_a_row_that_breaks_a_rule_that_stops_is_named_by_the_run_that_it_stops(
+    demo: str, tmp_path: Path
+) -> None:
+    before = pointers()
+    condition = "loan_amnt > 1000"
+    other = project(tmp_path, amount_positive=f"{{condition: {condition}, on_break: stop}}")
+    done = lake_of(other, "run", "--select", "silver")
+    assert done.returncode == 1, done.stderr
+    said = (
+        rf"silver\.loans_quarantine: expected that amount_positive: {condition}; "
+        r"found \d+ rows, as loan_id \d+; loan_id \d+; loan_id \d+"
+    )
+    assert re.search(said, done.stderr), done.stderr
+    assert pointers() == before
+    failed = branch.refs()[-1].name
+    ((status, name),) = trino.ask(
+        "select status, name from quality.results"
+        f" where run_id = '{failed}' and status <> 'pass' and kind = 'expectation'"
+        " and table_name = 'silver.loans_quarantine' and name like 'amount%'"
+    )
+    assert (status, name) == ("fail", f"amount_positive: {condition}")
+    branch.drop(failed)
+
+
+def test_every_publish_of_a_run_has_its_results(demo: str) -> None:
+    runs = [one.run_id for one in publish.log() if (one.run_id or "").startswith("run_")]
+    found = trino.ask("select distinct run_id, kind from quality.results")
+    kinds = {name: {kind for run, kind in found if run == name} for name in runs}
+    assert runs
+    for name, of_the_run in kinds.items():
+        assert {"model", "test", "expectation", "volume"} <= of_the_run, name
