@@ -18,6 +18,7 @@ import pytest
 
 from ingestion import bronze
 from lake import lag
+from lake.branches import publish
 from lake.catalog import catalog
 from lake.demo import proof
 from lake.demo.run import source
@@ -54,11 +55,13 @@ def customer(
     project = tmp_path / "dbt_project"
     shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("target", "logs"))
     monkeypatch.setenv("LAKE_PROJECT_DIR", str(project))
+    before = publish.log(1)[0].id
     with source() as connection:
         connection.execute(TABLE)
         yield connection
         connection.execute("drop table customer")
     lake("branch", "drop", BRANCH)
+    publish.rollback(before)
 
 
 @contextmanager
@@ -156,8 +159,16 @@ def assert_silver_is_the_source(connection: psycopg.Connection) -> None:
     assert differing == 0
 
 
+def fresh_branch() -> None:
+    """Have the branch be one of `lake` as it is now, bronze included."""
+    lake("branch", "drop", BRANCH)
+    made = lake("branch", "create", BRANCH)
+    assert made.returncode == 0, made.stderr
+
+
 def build() -> None:
-    """Build what was scaffolded, and the gates of bronze and silver on it."""
+    """Build what was scaffolded on a fresh branch, and the gates of bronze and silver on it."""
+    fresh_branch()
     select = ("--select", "customers_history", "customers")
     built = lake("--branch", BRANCH, "build", "--quiet", *select)
     assert built.returncode == 0, built.stdout + built.stderr
@@ -194,13 +205,15 @@ def test_a_table_is_brought_in_under_load_through_kills_and_taken_anew_after_a_t
     assert not ask(customer, "select from pg_replication_slots where temporary")
     assert "bronze is loaded already" in lake("ingest").stderr
     assert_each_change_follows_from_the_one_before()
-    assert lake("branch", "create", BRANCH).returncode == 0
     build()
     assert_silver_is_the_source(customer)
+    published = lake("publish", BRANCH)
+    assert published.returncode == 0, published.stderr
 
     customer.execute("truncate customer")
     customer.execute("insert into customer (customer_id, region, name) values (1, 'A', 'anew')")
     lag.catch_up()
+    fresh_branch()
     stopped = lake("--branch", BRANCH, "build", "--quiet", "--select", "customers_history")
     assert "was truncated: take its bulk snapshot anew" in stopped.stdout + stopped.stderr
     with writers(2):

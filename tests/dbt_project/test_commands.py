@@ -14,7 +14,7 @@ import pytest
 
 from lake.branches import branch
 from lake.manifest import PROJECT
-from lake.settings import environment
+from lake.settings import TRUNK, environment
 from lake.stack import trino
 
 
@@ -74,8 +74,8 @@ def test_an_exposure_is_traced_to_the_source(pinned: str, project: Path) -> None
     assert "lakehouse.gold.ftr_loans" in listed
 
 
-def test_the_source_is_fresh(pinned: str, project: Path) -> None:
-    run(project, "spark", pinned, "dbt", "source", "freshness", "--quiet")
+def test_the_source_is_fresh(demo: str, project: Path) -> None:
+    run(project, "spark", TRUNK, "dbt", "source", "freshness", "--quiet")
     (judged,) = json.loads((project / "target" / "sources.json").read_text())["results"]
     assert (judged["unique_id"], judged["status"]) == ("source.lakehouse.bronze.changes", "pass")
 
