@@ -944,7 +944,7 @@ def branch_without(*tables: str) -> Iterator[str]:
                 " where catalog_name = %s and table_name = 'protected'",
                 [name],
             ).fetchall()
-        assert {table for (table,) in found} == {SILVER, GOLD, BRONZE} - {*tables}
+        assert {table for (table,) in found} == {SILVER, GOLD, BRONZE, QUALITY} - {*tables}
     finally:
         branch.drop(name)
 

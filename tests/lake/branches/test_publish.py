@@ -190,7 +190,7 @@ def test_a_publish_of_bronze_is_refused(own_lake: str) -> None:
         owner.execute(
             "delete from iceberg_tables where catalog_name = 'mine' and table_namespace = 'bronze'"
         )
-    with pytest.raises(LakeError, match=r"bronze\.events: bronze is append-only"):
+    with pytest.raises(LakeError, match=r"bronze\.events: bronze and quality are append-only"):
         publish.publish("mine")
     assert open_catalog(TRUNK).table_exists("bronze.events")
 
