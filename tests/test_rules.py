@@ -1,10 +1,7 @@
 """Rules are changed over real data: what they touch is judged again, on either engine."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,23 +10,11 @@ import pyarrow.compute as pc
 from lake.branches import branch, publish
 from lake.catalog import open_catalog
 from lake.manifest import PROJECT
-from lake.settings import TRUNK, environment
+from lake.settings import TRUNK
 from lake.stack import trino
 from tests.conftest import lake
 from tests.test_run import pointers
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from lake import manifest
-
-manifest.PROJECT = Path(sys.argv.pop(1))
-from lake.cli import app
-
-app()
-"""
-AGE = "person_age between 18 and 100"
-SCORE = "credit_score between 300 and 850"
 BURDEN = "{condition: loan_percent_income > 0, on_break: warn}"
 MANY = "".join(
     f"\n          many_{n}: {{condition: loan_id > {-n}, on_break: warn}}" for n in range(60)
@@ -37,7 +22,7 @@ MANY = "".join(
 OF_THE_RUN = ("run_id", "first_seen_at")
 
 
-def project(where: Path, **edits: str) -> Path:
+def project(where: Path, **edits: str) -> str:
     """A copy of the project in which rules of `loans` are others, and there are sixty more."""
     copied = where / "dbt_project"
     shutil.copytree(PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
@@ -47,13 +32,7 @@ def project(where: Path, **edits: str) -> Path:
         text, edited = re.subn(rf"(?m)^( +{name}: ).*$", rf"\g<1>{rule}", text)
         assert edited == 1, name
     yml.write_text(text)
-    return copied
-
-
-def lake_of(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the `lake` command as of a checkout that has another dbt project."""
-    command = [sys.executable, "-c", SCRIPT, str(project), *arguments]
-    return subprocess.run(command, env=os.environ | environment(), capture_output=True, text=True)
+    return str(copied)
 
 
 def rows(table: str) -> pa.Table:
@@ -78,7 +57,7 @@ def test_changed_rules_are_applied_to_all_that_was_landed_and_changed_back_again
         age_plausible="person_age between 18 and 150",
         credit_score_in_range="credit_score between 500 and 850",
     )
-    done = lake_of(other, "run", "--target", "trino")
+    done = lake("run", "--target", "trino", LAKE_PROJECT_DIR=other)
     assert done.returncode == 0, done.stderr
     assert "the rules of loans have changed: judging again" in done.stderr
     assert "warn: silver.loans_quarantine: expected that burden_told" in done.stderr
@@ -106,7 +85,7 @@ def test_a_row_that_breaks_a_rule_that_stops_is_named_by_the_run_that_it_stops(
     before = pointers()
     condition = "loan_amnt > 1000"
     other = project(tmp_path, amount_positive=f"{{condition: {condition}, on_break: stop}}")
-    done = lake_of(other, "run", "--select", "silver")
+    done = lake("run", "--select", "silver", LAKE_PROJECT_DIR=other)
     assert done.returncode == 1, done.stderr
     said = (
         rf"silver\.loans_quarantine: expected that amount_positive: {condition}; "
