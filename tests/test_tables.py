@@ -19,7 +19,7 @@ import pytest
 from ingestion import bronze
 from lake import lag
 from lake.branches import publish
-from lake.catalog import catalog
+from lake.catalog import catalog, open_catalog
 from lake.demo import proof
 from lake.demo.run import source
 from lake.manifest import PROJECT
@@ -164,6 +164,7 @@ def fresh_branch() -> None:
     lake("branch", "drop", BRANCH)
     made = lake("branch", "create", BRANCH)
     assert made.returncode == 0, made.stderr
+    open_catalog.cache_clear()  # the key of the one before died with it
 
 
 def build() -> None:
