@@ -14,14 +14,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from lake.manifest import PROJECT
+from lake.manifest import copy_project
 
 MODELS = ("agg_loan_approvals", "ftr_loans", "fct_loans")
 ENGINES = ("spark", "trino")
@@ -55,8 +54,7 @@ def main() -> None:
     table = Table("EDITED", *(f"{engine}, seconds" for engine in ENGINES))
     with TemporaryDirectory() as scratch:
         for model in MODELS:
-            project = Path(scratch) / model
-            copytree(PROJECT, project, ignore=ignore_patterns("target", "logs"))
+            project = copy_project(Path(scratch) / model)
             path = project / "models" / "gold" / f"{model}.sql"
             path.write_text(f"{path.read_text()}\n-- edited\n")
             table.add_row(f"{model}, and what depends on it", *medians(project, model, MODIFIED))

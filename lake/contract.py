@@ -482,7 +482,7 @@ def _of_models(
 ) -> Iterator[Mistake]:
     """What is wrong between files: names, references, Jinja."""
     by_name = Counter(path.stem for path in sql)
-    stems = {path.stem for path in sql}
+    stems = set(by_name)
     described = Counter(model.name for file in files for model in file.properties.models)
     tables = {
         (source.name, table.name)
@@ -504,11 +504,9 @@ def _of_models(
                     said = f"there is no model `{of}`{_meant(of, stems)}"
                     yield file.at(at, f"{table.name}.history_of: {said}")
     macros = [
-        *(
-            name
-            for path in project.glob("macros/**/*.sql")
-            for name in _MACRO.findall(path.read_text())
-        )
+        name
+        for path in project.glob("macros/**/*.sql")
+        for name in _MACRO.findall(path.read_text())
     ]
     for path, text in sql.items():
         name = str(path.relative_to(project.parent))

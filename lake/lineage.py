@@ -17,7 +17,7 @@ from rich.tree import Tree
 
 from lake.catalog import catalog
 from lake.errors import LakeError
-from lake.manifest import compiled, table_of
+from lake.manifest import compiled, model_nodes, table_of
 
 TABLE = "meta.column_lineage"
 SCHEMA = pa.schema(
@@ -118,7 +118,7 @@ def lineage(manifest: Mapping[str, Any] | None = None) -> Lineage:
 
     manifest = compiled() if manifest is None else manifest
     dialect = manifest["metadata"]["adapter_type"]
-    models = [node for node in manifest["nodes"].values() if node["resource_type"] == "model"]
+    models = model_nodes(manifest).values()
     declared = {table_of(node): _columns(node) for node in (*models, *manifest["sources"].values())}
     schema = MappingSchema(dialect=dialect)
     for table, columns in declared.items():

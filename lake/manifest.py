@@ -6,6 +6,7 @@ files are checked before (`lake.contract`), again when one is newer than what wa
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,8 @@ from lake.stack.program import tied
 PROJECT = settings().project_dir.resolve()
 TARGET = PROJECT / "target"
 """Where dbt writes what it found and did."""
+MADE = ("target", "logs")
+"""The directories of the project that dbt makes."""
 RULES = Path(__file__).with_name("contract.py")
 
 
@@ -76,8 +79,8 @@ def models(layer: str) -> list[Model]:
             keys.get(node["unique_id"], ()),
             node["config"]["meta"].get("history_of"),
         )
-        for node in nodes
-        if node["resource_type"] == "model" and node["fqn"][1] == layer
+        for node in model_nodes().values()
+        if node["fqn"][1] == layer
     ]
     return sorted(found, key=lambda model: model.name)
 
@@ -157,6 +160,29 @@ def table_of(node: Mapping[str, Any]) -> str:
     return f"{node['schema']}.{node.get('alias') or node['identifier']}"
 
 
+def model_nodes(of: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """What a manifest, the project's if left out, says of each model, by dbt's id."""
+    nodes = (manifest() if of is None else of)["nodes"].items()
+    return {key: node for key, node in nodes if node["resource_type"] == "model"}
+
+
+def below(ids: set[str], of: Mapping[str, Any] | None = None) -> set[str]:
+    """All that a manifest, the project's if left out, builds on these; not these themselves."""
+    children = (manifest() if of is None else of)["child_map"]
+    found: set[str] = set()
+    ahead = list(ids)
+    while ahead:
+        new = set(children.get(ahead.pop(), ())) - found
+        found |= new
+        ahead += new
+    return found - ids
+
+
+def copy_project(to: Path) -> Path:
+    """Copy the project's own files, and nothing that dbt has made of them; returns `to`."""
+    return Path(shutil.copytree(PROJECT, to, ignore=shutil.ignore_patterns(*MADE)))
+
+
 def dbt(*arguments: str) -> None:
     """Run a dbt command on the project, its output on this terminal.
 
@@ -200,6 +226,6 @@ def _newest() -> float:
     """When a file of the project was last changed, in seconds since the epoch."""
     changed = []
     for folder, folders, names in os.walk(PROJECT):
-        folders[:] = [name for name in folders if name not in ("target", "logs")]
+        folders[:] = [name for name in folders if name not in MADE]
         changed += [Path(folder) / name for name in (*folders, *names)]  # one without what is gone
     return max(path.stat().st_mtime for path in changed)

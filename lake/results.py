@@ -86,34 +86,47 @@ Key = tuple[str, str]
 
 
 def published(kinds: Sequence[str], runs: int) -> dict[Key, list[float]]:
-    """The values of the last `runs` runs that make up `lake` as it is, the last first."""
+    """The values of the last `runs` runs that make up `lake` as it is, the last first.
+
+    Of each kind and table back to the last that was not found to be right, which it is since a run
+    was published with it.
+    """
     names = publish.in_force()[:runs]
-    opened = open_catalog(TRUNK)
-    if not names or not opened.table_exists(TABLE):
+    if not names:
         return {}
-    scan = opened.load_table(TABLE).scan(
+    found = _kept(
         f"run_id in ({_listed(names)}) and kind in ({_listed(kinds)})",
-        ("run_id", "kind", "table_name", "value"),
+        *("run_id", "kind", "table_name", "status", "value"),
     )
     order = {name: age for age, name in enumerate(names)}
-    rows = sorted(scan.to_arrow().to_pylist(), key=lambda row: order[row["run_id"]])
+    rows = sorted(found, key=lambda row: order[row["run_id"]])
     values: dict[Key, list[float]] = {}
+    complete: set[Key] = set()
     for row in rows:
-        values.setdefault((row["kind"], row["table_name"]), []).append(row["value"])
+        key = (row["kind"], row["table_name"])
+        if key not in complete:
+            values.setdefault(key, []).append(row["value"])
+        if row["status"] != "pass":
+            complete.add(key)
     return values
 
 
 def seconds_of_last_run() -> dict[str, float]:
     """How long the last run took for each table that it built; nothing where there was none."""
-    opened = open_catalog(TRUNK)
-    if not opened.table_exists(TABLE):
-        return {}
-    scan = opened.load_table(TABLE).scan(
-        "kind = 'model'", ("run_id", "recorded_at", "table_name", "seconds")
-    )
-    rows = scan.to_arrow().to_pylist()
+    rows = _kept("kind = 'model'", "run_id", "recorded_at", "table_name", "seconds")
     last = max(rows, key=lambda row: row["recorded_at"], default={"run_id": None})["run_id"]
     return {row["table_name"]: row["seconds"] for row in rows if row["run_id"] == last}
+
+
+def _kept(condition: str, *columns: str) -> list[dict[str, Any]]:
+    """Some columns of the results that a condition holds for; none before the first run."""
+    opened = open_catalog(TRUNK)
+    if not opened.table_exists(TABLE):
+        return []
+    found: list[dict[str, Any]] = (
+        opened.load_table(TABLE).scan(condition, columns).to_arrow().to_pylist()
+    )
+    return found
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lake.branches import publish
 from lake.errors import LakeError
-from lake.manifest import manifest
+from lake.manifest import below, manifest, model_nodes, table_of
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Rule:
     on_break: str = "quarantine"
 
 
-def rules(model: str, of: Mapping[str, Any] | None = None) -> tuple[Rule, ...]:
-    """The rules of a model, in the project as it stands or in another manifest."""
-    return declared(of or manifest()).get(model, ())
+def rules(model: str) -> tuple[Rule, ...]:
+    """The rules of a model, in the project as it stands."""
+    return declared(manifest()).get(model, ())
 
 
 def declared(of: Mapping[str, Any]) -> dict[str, tuple[Rule, ...]]:
@@ -34,7 +34,7 @@ def declared(of: Mapping[str, Any]) -> dict[str, tuple[Rule, ...]]:
             Rule(name, rule) if isinstance(rule, str) else Rule(name, **rule)
             for name, rule in found.items()
         )
-        for node in _models(of).values()
+        for node in model_nodes(of).values()
         if (found := node["config"]["meta"].get("rules"))
     }
 
@@ -49,7 +49,9 @@ def changed() -> list[str]:
         return []
     published = json.loads(text)
     before, now = declared(published), declared(manifest())
-    known = {node["name"] for node in _models(published).values()}
+    known = set.intersection(
+        *({node["name"] for node in model_nodes(of).values()} for of in (published, manifest()))
+    )
     return sorted(
         model
         for model in known & (before.keys() | now.keys())
@@ -62,7 +64,7 @@ def touched_by(names: Sequence[str]) -> list[str]:
 
     Raises LakeError where a name is neither a model's nor a source table's.
     """
-    models = _models(manifest())
+    models = model_nodes()
     by_name = {node["name"]: unique_id for unique_id, node in models.items()}
     tables = {node["name"] for node in manifest()["sources"].values()}
     selected: set[str] = set()
@@ -78,9 +80,16 @@ def touched_by(names: Sequence[str]) -> list[str]:
     return sorted(selected)
 
 
-def _models(of: Mapping[str, Any]) -> dict[str, Any]:
-    nodes = of["nodes"].items()
-    return {unique_id: node for unique_id, node in nodes if node["resource_type"] == "model"}
+def tables_touched_by(names: Sequence[str]) -> set[str]:
+    """The tables that are judged again where the rules of these models have changed."""
+    models = model_nodes()
+    roots = {
+        root
+        for key, node in models.items()
+        if node["name"] in names
+        for root in _roots(key, models)
+    }
+    return {table_of(models[key]) for key in roots | below(roots) if key in models}
 
 
 def _roots(unique_id: str, models: Mapping[str, Any]) -> Iterator[str]:

@@ -49,7 +49,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
     from quality.gate import validate  # heavy
 
     with catalog.alone("lake run", "builder"):
-        for name in _leftovers():
+        for name in unfinished(PREFIX):
             branch.drop(name)
             say(f"dropped {name}: its run was killed")
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
@@ -138,10 +138,10 @@ def _record_failure(name: str, found: Sequence[Result], say: Say) -> None:
         say(str(error))
 
 
-def _leftovers() -> list[str]:
-    """The branches of runs that were killed. To be asked while no run is at work."""
+def unfinished(prefix: str) -> list[str]:
+    """The branches of runs that are at work or were killed, by how their names begin."""
     return [
         ref.name
         for ref in branch.refs()
-        if ref.name.startswith(PREFIX) and ref.state in (RUNNING, "")
+        if ref.name.startswith(prefix) and ref.state in (RUNNING, "")
     ]

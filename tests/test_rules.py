@@ -1,7 +1,6 @@
 """Rules are changed over real data: what they touch is judged again, on either engine."""
 
 import re
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,7 +8,7 @@ import pyarrow.compute as pc
 
 from lake.branches import branch, publish
 from lake.catalog import open_catalog
-from lake.manifest import PROJECT
+from lake.manifest import copy_project
 from lake.settings import TRUNK
 from lake.stack import trino
 from tests.conftest import lake
@@ -24,8 +23,7 @@ OF_THE_RUN = ("run_id", "first_seen_at")
 
 def project(where: Path, **edits: str) -> str:
     """A copy of the project in which rules of `loans` are others, and there are sixty more."""
-    copied = where / "dbt_project"
-    shutil.copytree(PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    copied = copy_project(where / "dbt_project")
     yml = copied / "models" / "silver" / "loans.yml"
     text = yml.read_text()
     for name, rule in {"burden_told": f"{BURDEN}{MANY}", **edits}.items():

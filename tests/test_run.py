@@ -1,7 +1,6 @@
 """Runs that are killed at each of their steps: the lake is as before or as after, never between."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 
 from lake.branches import branch, diff, publish
 from lake.catalog import alone, connect
-from lake.manifest import PROJECT
+from lake.manifest import PROJECT, copy_project
 from lake.settings import environment
 from tests.conftest import lake
 
@@ -134,8 +133,7 @@ def test_nobody_builds_on_what_everybody_reads(demo: str) -> None:
 @pytest.fixture
 def edited(tmp_path: Path) -> Path:
     """A copy of the project in which an analyst has edited one model of gold."""
-    copied = tmp_path / "dbt_project"
-    shutil.copytree(PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    copied = copy_project(tmp_path / "dbt_project")
     model = copied / "models" / "gold" / "ftr_loans.sql"
     model.write_text(f"{model.read_text()}\n-- edited\n")
     return copied

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -22,7 +21,7 @@ from lake.branches import publish
 from lake.catalog import catalog, open_catalog
 from lake.demo import proof
 from lake.demo.run import source
-from lake.manifest import PROJECT
+from lake.manifest import copy_project
 from lake.settings import on_branch
 from tests.conftest import lake
 
@@ -52,8 +51,7 @@ def customer(
     demo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[psycopg.Connection]:
     """A table in the demo's source that nobody declared yet, and a project of the test's own."""
-    project = tmp_path / "dbt_project"
-    shutil.copytree(PROJECT, project, ignore=shutil.ignore_patterns("target", "logs"))
+    project = copy_project(tmp_path / "dbt_project")
     monkeypatch.setenv("LAKE_PROJECT_DIR", str(project))
     before = publish.log(1)[0].id
     with source() as connection:

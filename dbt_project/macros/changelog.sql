@@ -94,9 +94,7 @@
             select 1 from {{ bulk }} as held
             where
                 held._snapshot_lsn = {{ snapshot }}
-                {%- for column in declared.key %}
-                and held.{{ adapter.quote(column) }} = known.{{ adapter.quote(column) }}
-                {%- endfor %}
+                and {{ same_key(declared.key, 'held', 'known') }}
         )
 {%- endmacro %}
 
@@ -123,5 +121,17 @@
 {% macro names(columns) -%}
     {%- for column in columns -%}
         {{ adapter.quote(column.name) }}{{ ',\n        ' if not loop.last }}
+    {%- endfor -%}
+{%- endmacro %}
+
+
+{#- The names of columns as SQL; and that two relations agree in them. -#}
+{% macro quoted(columns) -%}
+    {%- for column in columns -%} {{ adapter.quote(column) }}{{ ', ' if not loop.last }} {%- endfor -%}
+{%- endmacro %}
+
+{% macro same_key(columns, one, other) -%}
+    {%- for column in columns -%}
+        {{ one }}.{{ adapter.quote(column) }} = {{ other }}.{{ adapter.quote(column) }}{{ ' and ' if not loop.last }}
     {%- endfor -%}
 {%- endmacro %}

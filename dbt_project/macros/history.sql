@@ -45,10 +45,7 @@ versions as (
         and (_prior_commit_lsn < {{ since }} or _prior_commit_lsn < {{ snapshot }} - 1)
         and exists (
             select 1 from changes
-            where
-                {%- for column in key %}
-                {{ 'and ' if not loop.first }}changes.{{ adapter.quote(column) }} = known.{{ adapter.quote(column) }}
-                {%- endfor %}
+            where {{ same_key(key, 'changes', 'known') }}
         )
     {% endif %}
 ),
@@ -86,9 +83,4 @@ select
     _committed_at,
     _ingested_at
 {{ from_merged('dated') }}
-{%- endmacro %}
-
-
-{% macro quoted(columns) -%}
-    {%- for column in columns -%} {{ adapter.quote(column) }}{{ ', ' if not loop.last }} {%- endfor -%}
 {%- endmacro %}

@@ -5,6 +5,18 @@
     and `rule`, and its `merge_exclude_columns` are `first_seen_at` and `run_id`.
 -#}
 {% macro quarantine(table, of, history, key) -%}
+{%- set columns -%}
+    {{ columns_of(table) }},
+    rule,
+    on_break,
+    first_seen_at,
+    last_seen_at,
+    run_id,
+    _lsn,
+    _prior_commit_lsn,
+    _committed_at,
+    _ingested_at
+{%- endset -%}
 with history as (
     select * from {{ ref(history) }}
     where _prior_commit_lsn >= {{ watermark() }}
@@ -45,16 +57,7 @@ judged as (
     {% if is_incremental() %}
     union all -- what no longer breaks what it broke
     select
-        {{ columns_of(table) }},
-        rule,
-        on_break,
-        first_seen_at,
-        last_seen_at,
-        run_id,
-        _lsn,
-        _prior_commit_lsn,
-        _committed_at,
-        _ingested_at,
+        {{ columns }},
         true as _deleted
     from {{ this }} as known
     where
@@ -70,23 +73,6 @@ judged as (
 )
 
 select
-    {{ columns_of(table) }},
-    rule,
-    on_break,
-    first_seen_at,
-    last_seen_at,
-    run_id,
-    _lsn,
-    _prior_commit_lsn,
-    _committed_at,
-    _ingested_at
+    {{ columns }}
 {{ from_merged('judged') }}
-{%- endmacro %}
-
-
-{#- That two relations agree in columns. -#}
-{% macro same_key(columns, one, other) -%}
-    {%- for column in columns -%}
-        {{ one }}.{{ adapter.quote(column) }} = {{ other }}.{{ adapter.quote(column) }}{{ ' and ' if not loop.last }}
-    {%- endfor -%}
 {%- endmacro %}

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from lake.catalog import access, connect, open_catalog
 from lake.errors import LakeError
-from lake.manifest import manifest
+from lake.manifest import model_nodes, table_of
 
 BOOKKEEPING = "_"
 """What the names of columns begin with that say how a row came, not what it is."""
@@ -171,9 +171,9 @@ def keys() -> dict[str, tuple[str, ...]]:
     Raises LakeError where the dbt project does not parse.
     """
     return {
-        f"{node['schema']}.{node['alias']}": (key,) if isinstance(key, str) else tuple(key)
-        for node in manifest()["nodes"].values()
-        if node["resource_type"] == "model" and (key := node["config"].get("unique_key"))
+        table_of(node): (key,) if isinstance(key, str) else tuple(key)
+        for node in model_nodes().values()
+        if (key := node["config"].get("unique_key"))
     }
 
 

@@ -11,7 +11,7 @@ from html import escape
 from itertools import pairwise
 from typing import Any, Literal
 
-from lake.manifest import table_of
+from lake.manifest import below, table_of
 
 Role = Literal["modified", "child", "parent", "exposure"]
 COLORS: Mapping[Role, tuple[str, str, str]] = {  # fill, line, words
@@ -62,7 +62,7 @@ def touched(manifest: Mapping[str, Any], modified: set[str], failed: set[str]) -
         if node["resource_type"] in ("model", "seed", "snapshot", "source", "exposure")
     }
     changed = modified & set(names)
-    built = below(manifest, changed) & set(names)
+    built = below(changed, manifest) & set(names)
     read = {parent for key in changed | built for parent in manifest["parent_map"].get(key, ())}
     shown = changed | built | (read & set(names))
 
@@ -82,17 +82,6 @@ def touched(manifest: Mapping[str, Any], modified: set[str], failed: set[str]) -
     ]
     by_name = sorted(nodes, key=lambda node: node.name)
     return Graph(tuple(by_name), tuple(sorted(edges)))
-
-
-def below(manifest: Mapping[str, Any], ids: set[str]) -> set[str]:
-    """All that is built on these, however far down; not these themselves."""
-    found: set[str] = set()
-    ahead = list(ids)
-    while ahead:
-        new = set(manifest["child_map"].get(ahead.pop(), ())) - found
-        found |= new
-        ahead += new
-    return found - ids
 
 
 def svg(graph: Graph) -> str:

@@ -6,7 +6,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,9 +19,9 @@ from lake.ci import graph
 from lake.ci.impact import impacts
 from lake.ci.report import WELL, Build, Check, Report, failed, write
 from lake.errors import LakeError
-from lake.manifest import dbt, manifest, selected, table_of
+from lake.manifest import dbt, manifest, model_nodes, selected, table_of
 from lake.results import Result
-from lake.run import RUNNING
+from lake.run import RUNNING, Say, unfinished
 from lake.settings import LAYERS, on_branch, settings
 
 PREFIX = "ci_"
@@ -30,7 +30,7 @@ MODIFIED = "state:modified"
 
 def ci(
     options: Sequence[str],
-    say: Callable[[str], None],
+    say: Say,
     into: Path,
     *,
     keep: bool = False,
@@ -73,14 +73,13 @@ def _name() -> str:
 
 def _drop_leftovers() -> None:
     """Drop the branches of jobs that were killed: nobody holds their lock any more."""
-    for ref in branch.refs():
-        if ref.name.startswith(PREFIX) and ref.state in (RUNNING, ""):
-            with suppress(LakeError), catalog.alone("lake ci", "builder", ref.name):
-                branch.drop(ref.name)
+    for name in unfinished(PREFIX):
+        with suppress(LakeError), catalog.alone("lake ci", "builder", name):
+            branch.drop(name)
 
 
 def _rehearse(
-    name: str, options: Sequence[str], say: Callable[[str], None], *, keep: bool, incremental: bool
+    name: str, options: Sequence[str], say: Say, *, keep: bool, incremental: bool
 ) -> Report:
     (ref,) = [ref for ref in branch.refs() if ref.name == name]
     begun = Report(
@@ -129,8 +128,8 @@ def _removed(published: Mapping[str, Any]) -> tuple[str, ...]:
     """The tables of models that the project no longer has."""
     return tuple(
         table_of(node)
-        for key, node in sorted(published["nodes"].items())
-        if node["resource_type"] == "model" and key not in manifest()["nodes"]
+        for key, node in sorted(model_nodes(published).items())
+        if key not in manifest()["nodes"]
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from lake.credentials import credentials
 from lake.demo import memory, proof, report, workload
 from lake.demo.fill import fill
 from lake.errors import GateError, LakeError
-from lake.manifest import PROJECT, source_tables
+from lake.manifest import copy_project, source_tables
 from lake.stack import lifecycle, postgres, supervisor
 
 if TYPE_CHECKING:
@@ -162,8 +161,7 @@ MISTAKE = (_LOANS, f"{_LOANS} where coalesce(loan_amnt, 0) < 10000")
 def break_a_model(steps: Steps) -> None:
     """Have a run with a mistake in a model be stopped. Raises LakeError where it is published."""
     with steps.step("a mistake in a model") as said, TemporaryDirectory() as scratch:
-        broken = Path(scratch) / "dbt_project"
-        copytree(PROJECT, broken, ignore=ignore_patterns("target", "logs"))
+        broken = copy_project(Path(scratch) / "dbt_project")
         model = broken / "models" / "gold" / "agg_loan_approvals.sql"
         model.write_text(model.read_text().replace(*MISTAKE))
         before, refs = _pointers(), {ref.name for ref in branch.refs()}

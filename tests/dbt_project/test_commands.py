@@ -7,13 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from shutil import copytree, ignore_patterns
 from typing import Any
 
 import pytest
 
 from lake.branches import branch
-from lake.manifest import PROJECT
+from lake.manifest import copy_project
 from lake.settings import TRUNK, environment
 from lake.stack import trino
 
@@ -27,8 +26,7 @@ def pinned(demo: str) -> str:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the project, for what is made in it."""
-    copied = tmp_path_factory.mktemp("commands") / "dbt_project"
-    return Path(copytree(PROJECT, copied, ignore=ignore_patterns("target", "logs")))
+    return copy_project(tmp_path_factory.mktemp("commands") / "dbt_project")
 
 
 def run(project: Path, target: str, on: str, command: str, *arguments: str) -> str:

@@ -4,7 +4,6 @@ hand-made bronze, built by dbt on Spark, and compared row by row with a plain re
 
 import json
 import random
-import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from dbt.cli.main import dbtRunner
 
 from lake.branches import branch
 from lake.catalog import catalog
-from lake.manifest import PROJECT
+from lake.manifest import PROJECT, copy_project
 from lake.settings import on_branch
 from tests.conftest import end_spark_session
 from tests.dbt_project.source import (
@@ -359,8 +358,7 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
 
 def _with_other_rules(where: Path) -> Path:
     """A copy of the project with other rules of `loans`."""
-    copied = where / "dbt_project"
-    shutil.copytree(PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
+    copied = copy_project(where / "dbt_project")
     yml = copied / "models" / "silver" / "loans.yml"
     lines = yml.read_text().splitlines()
     for number, line in enumerate(lines):

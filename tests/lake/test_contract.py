@@ -1,6 +1,5 @@
 """A mistake in the project is told with file and line, before anything runs; no stack is needed."""
 
-import shutil
 import time
 from pathlib import Path
 
@@ -152,9 +151,7 @@ MISTAKES = [
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    copied = tmp_path / "dbt_project"
-    shutil.copytree(manifest.PROJECT, copied, ignore=shutil.ignore_patterns("target", "logs"))
-    return copied
+    return manifest.copy_project(tmp_path / "dbt_project")
 
 
 def test_the_project_has_no_mistake_and_describes_all(project: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lake import results, rules
+from lake import manifest, results, rules
 from lake.branches import branch, maintain, publish
 from lake.catalog import open_catalog
 from lake.errors import LakeError
@@ -188,6 +188,18 @@ def test_what_a_rule_touches_begins_where_its_rows_are_read_from_bronze() -> Non
     assert rules.touched_by(["loan"]) == ["source:bronze.loan+"]
     with pytest.raises(LakeError, match="there is no model or source table `nothing`"):
         rules.touched_by(["nothing"])
+    assert rules.tables_touched_by(["loans"]) == {
+        *(f"silver.{name}" for name in ("loans_history", "loans", "loans_quarantine")),
+        *(f"gold.{name}" for name in ("fct_loans", "ftr_loans", "agg_loan_approvals")),
+    }
+
+
+def test_a_model_that_is_gone_has_no_rules_to_judge_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    published = json.loads(manifest.manifest_text())
+    gone = {"resource_type": "model", "name": "gone", "config": {"meta": {"rules": {"a": "b > 1"}}}}
+    published["nodes"]["model.lakehouse.gone"] = gone
+    monkeypatch.setattr(publish, "manifest", lambda: json.dumps(published))
+    assert rules.changed() == []
 
 
 def test_the_seconds_of_the_last_run_are_those_of_what_it_built(own_lake: str) -> None:

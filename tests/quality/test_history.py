@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lake import results
+from lake import manifest, results
 from lake.branches import branch, publish
 from lake.contract import Limits
 from lake.errors import LakeError
@@ -79,6 +79,20 @@ def test_a_table_that_has_lost_half_of_its_rows_is_told_by_its_own_history(own_l
         "published runs had a median of 1,002; if that is right, publish the branch, or widen "
         "meta.volume in its YAML"
     )
+    results.record("run_5", [last.result])
+    publish.publish("run_5")
+    (after,) = judged("run_6", 400)
+    assert after.expected == "no judgement before 5 published runs; there are 1", "500 are right"
+    branch.drop("run_6")
+
+
+def test_what_other_rules_were_applied_to_may_have_any_number_of_rows() -> None:
+    assert (
+        history.compare(
+            "silver", "silver.a", "volume", 50, (100, 100, 100), LIMITS, has_other_rules=True
+        ).status
+        == "warn"
+    )
 
 
 def test_limits_that_are_none_are_named_with_their_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +100,12 @@ def test_limits_that_are_none_are_named_with_their_file(monkeypatch: pytest.Monk
         "resource_type": "model",
         "schema": "silver",
         "name": "loans",
+        "alias": "loans",
         "original_file_path": "models/silver/loans.sql",
         "config": {"meta": {"volume": {"withing": 0.1}}},
     }
-    monkeypatch.setattr(history, "_models", lambda: [node])
+    project = {"nodes": {"model.lake.loans": node}, "sources": {}}
+    monkeypatch.setattr(manifest, "manifest", lambda: project)
+    monkeypatch.setattr(history, "manifest", lambda: project)
     with pytest.raises(LakeError, match=r"models/silver/loans\.sql: loans: config\.meta\.volume"):
         history._limits("volume", "silver.loans")
