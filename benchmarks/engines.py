@@ -1,0 +1,342 @@
+"""The project built and asked on Spark, on Trino, and by hand in DuckDB, at a size of one's choice.
+
+    uv run python -m benchmarks.engines 45000
+    uv run python -m benchmarks.engines 1000000
+    uv run python -m benchmarks.engines 10000000   # 25 GB of disk
+
+Each size has an installation of its own in `.lake-bench/`, which is kept: the second time nothing
+is filled. An engine builds all of it on a branch, which is published; then the source makes 1,000
+changes, and a branch is built incrementally, three times; then people's questions of the README are
+asked, three times each. Builds are `lake build`: models, contracts and tests, dbt's start included.
+Costs are the engine's and its client's. Bytes read are what MinIO has sent, and what DuckDB has
+read of its own file.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
+from urllib.request import Request, urlopen
+
+import jwt
+import psutil
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from lake.settings import ROOT
+
+CHANGES, ROUNDS = 1_000, 3
+HEAP = "6g"
+console = Console(width=120)
+
+
+@dataclass
+class Cost:
+    """What something took. `models` and `tests` are dbt's seconds of each, which overlap."""
+
+    seconds: float = 0
+    cpu_seconds: float = 0
+    peak_bytes: int = 0
+    read_bytes: int = 0
+    models: dict[str, float] = field(default_factory=dict)
+    tests: float = 0
+
+    def row(self) -> list[str]:
+        return [
+            f"{self.seconds:,.1f}",
+            f"{self.cpu_seconds:,.1f}",
+            f"{self.peak_bytes / 1024**3:.1f}",
+            f"{self.read_bytes / 1024**2:,.0f}",
+        ]
+
+
+@contextmanager
+def measured(server: str | None) -> Iterator[Cost]:
+    """Measure a block: a part of the stack that serves it, this process, and all that it starts."""
+    from lake.stack import supervisor
+
+    pids = [os.getpid(), *([supervisor.processes()[server].pid] if server else [])]
+    cost, done = Cost(), threading.Event()
+
+    def family() -> Iterator[psutil.Process]:
+        for pid in pids:
+            process = psutil.Process(pid)
+            yield process
+            yield from process.children(recursive=True)
+
+    def watch() -> None:
+        own = psutil.Process().memory_info().rss
+        read: dict[int, int] = {}
+        while not done.wait(0.25):
+            resident = -own
+            for process in family():
+                try:
+                    resident += process.memory_info().rss
+                    if server is None and process.pid != os.getpid():
+                        read[process.pid] = process.io_counters().read_chars
+                except psutil.Error:  # it ended while it was looked at
+                    continue
+            cost.peak_bytes = max(cost.peak_bytes, resident)
+        cost.read_bytes += sum(read.values())
+
+    def cpu() -> float:
+        used = [getrusage(who) for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]
+        served = [psutil.Process(pid).cpu_times() for pid in pids[1:]]
+        return sum(one.ru_utime + one.ru_stime for one in used) + sum(
+            one.user + one.system for one in served
+        )
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    sent, used, began = sent_bytes(), cpu(), time.perf_counter()
+    try:
+        yield cost
+    finally:
+        cost.seconds = time.perf_counter() - began
+        cost.cpu_seconds = cpu() - used
+        done.set()
+        watcher.join()
+        cost.read_bytes += sent_bytes() - sent
+
+
+def sent_bytes() -> int:
+    """How much MinIO has sent to whoever reads, since it was started."""
+    from lake.credentials import credentials
+    from lake.object_store import ROOT_USER
+    from lake.settings import settings
+
+    claims = {"sub": ROOT_USER, "iss": "prometheus", "exp": time.time() + 60}
+    token = jwt.encode(claims, credentials().minio_root_password, "HS256")
+    url = f"{settings().s3_endpoint}/minio/v2/metrics/cluster"
+    with urlopen(Request(url, headers={"Authorization": f"Bearer {token}"})) as answer:  # noqa: S310
+        text = answer.read().decode()
+    found = re.findall(r"^minio_s3_traffic_sent_bytes\S* (\S+)$", text, re.MULTILINE)
+    return int(sum(map(float, found)))
+
+
+def questions() -> list[str]:
+    """People's questions, as the README asks them."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"```sql\n(-- 1\..*?)```", text, re.DOTALL)
+    return [one.strip() for one in block.split(";") if one.strip()]
+
+
+class Engine:
+    """One that the project builds on."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def build(self, *options: str) -> Cost:
+        """Build on a fresh branch, and publish it."""
+        from lake import results
+        from lake.branches import branch, publish
+
+        name = f"bench_{self.name}_{time.time_ns() % 10**9}"
+        branch.create(name)
+        began = time.time()
+        with measured(self.name) as cost:
+            run("lake", "--branch", name, "build", "--quiet", "--target", self.name, *options)
+        found = results.of_dbt([], began)
+        cost.models = {one.name: one.seconds or 0 for one in found if one.kind == "model"}
+        cost.tests = sum(one.seconds or 0 for one in found if one.kind == "test")
+        publish.publish(name)
+        return cost
+
+    def full(self) -> Cost:
+        return self.build("--full-refresh")
+
+    def incremental(self) -> Cost:
+        return self.build()
+
+    def ask(self, query: str) -> tuple[float, int]:
+        """Seconds, and rows."""
+        if self.name == "trino":
+            from lake.stack import trino
+
+            began = time.perf_counter()
+            rows = len(trino.ask(query))
+            return time.perf_counter() - began, rows
+        began = time.perf_counter()
+        rows = len(self.session.sql(query).collect())
+        return time.perf_counter() - began, rows
+
+    def asked(self, queries: list[str]) -> list[tuple[Cost, int]]:
+        """The cost of each query, the median in seconds of its rounds."""
+        if self.name == "spark":
+            from pyspark.sql.connect.session import SparkSession
+
+            from lake.settings import settings
+
+            self.session = SparkSession.builder.remote(settings().spark_remote).create()
+        found = []
+        for query in queries:
+            took = []
+            with measured(self.name) as cost:
+                for _ in range(ROUNDS):
+                    seconds, rows = self.ask(query)
+                    took.append(seconds)
+            cost.seconds = statistics.median(took)
+            cost.cpu_seconds /= ROUNDS
+            cost.read_bytes //= ROUNDS
+            found.append((cost, rows))
+        if self.name == "spark":
+            self.session.stop()
+        return found
+
+
+class Floor(Engine):
+    """DuckDB, by hand."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__("duckdb")
+        self.file = file
+
+    def build(self, *options: str) -> Cost:
+        del options
+        with measured(None) as cost:
+            run("python", "-m", "benchmarks.floor", str(self.file))
+        return cost
+
+    def full(self) -> Cost:
+        self.file.unlink(missing_ok=True)
+        return self.build()
+
+    def asked(self, queries: list[str]) -> list[tuple[Cost, int]]:
+        found = []
+        for query in queries:
+            with measured(None) as cost:
+                out = run("python", "-m", "benchmarks.floor", str(self.file), *[query] * ROUNDS)
+            took = json.loads(out)
+            cost.seconds = statistics.median(seconds for seconds, _ in took)
+            cost.cpu_seconds /= ROUNDS
+            cost.read_bytes //= ROUNDS
+            found.append((cost, took[-1][1]))
+        return found
+
+
+def run(program: str, *arguments: str) -> str:
+    """Run a program of this environment; what it printed. Ends all of it where that fails."""
+    command = [str(Path(sys.executable).with_name(program)), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        console.print(f"{' '.join(arguments)[:200]} failed:\n{done.stdout}{done.stderr}"[-6000:])
+        raise typer.Exit(1)
+    return done.stdout
+
+
+def land(rows: int) -> None:
+    """Have a running stack, a source of so many loans, and bronze of it."""
+    from ingestion.snapshot import ingest
+    from lake.demo.fill import fill
+    from lake.demo.run import source
+    from lake.manifest import source_tables
+    from lake.stack import lifecycle, postgres
+
+    lifecycle.up()
+    with Progress(console=console) as progress, source() as connection:
+        task = progress.add_task("fill the source", total=rows)
+        fill(connection, rows=rows, progress=lambda done, _: progress.update(task, completed=done))
+    began = time.perf_counter()
+    with console.status("copy it into bronze"):
+        owner, restart = postgres.source_owner(), lifecycle.restart_capture
+        load = ingest(source_tables(), owner, restart, lambda *_: None)
+    if load:
+        total, seconds = sum(load.rows.values()), time.perf_counter() - began
+        console.print(f"bulk load: {total:,} rows in {seconds:.1f} s")
+    lifecycle.start_capture()
+
+
+def change(seed: int) -> None:
+    """Have the source make changes, and bronze hold them."""
+    from lake import lag
+    from lake.demo import workload
+    from lake.demo.run import source
+
+    with source() as connection:
+        workload.run(connection, rate=10_000, count=CHANGES, seed=seed)
+    lag.catch_up()
+
+
+def compare(floor: Floor) -> None:
+    """Bring the floor up to where `lake` is. Ends all of it where its answer is another."""
+    import duckdb
+
+    from lake.stack import trino
+
+    floor.incremental()
+    query = (
+        "select count(*), sum(paid_amount), sum(installments_paid_late), count(decided_at)"
+        " from gold.fct_loans"
+    )
+    with duckdb.connect(str(floor.file), read_only=True) as database:
+        answers = database.execute(query).fetchall()[0], tuple(trino.ask(query)[0])
+    if answers[0] != answers[1]:
+        console.print(f"the tables differ: {answers}")
+        raise typer.Exit(1)
+
+
+def main(rows: int, engines: str = "duckdb,trino,spark", queries: bool = True) -> None:
+    """Measure, and print."""
+    where = ROOT / ".lake-bench" / str(rows)
+    os.environ |= {
+        "LAKE_STATE_DIR": str(where),
+        "LAKE_HEAP__SPARK": HEAP,
+        "LAKE_HEAP__TRINO": HEAP,
+        "LAKE_RETENTION__PUBLISHES": "1",
+    }
+    from lake.stack import lifecycle
+
+    chosen: dict[str, Engine] = {
+        name: Floor(where / "floor.duckdb") if name == "duckdb" else Engine(name)
+        for name in engines.split(",")
+    }
+    try:
+        land(rows)
+        measure(chosen, rows, queries)
+    finally:
+        lifecycle.down()
+
+
+def measure(engines: dict[str, Engine], rows: int, queries: bool) -> None:
+    headings = ("SECONDS", "CPU, s", "PEAK, GiB", "READ, MiB")
+    builds = Table("BUILD", "ENGINE", *headings, "MODELS, s", "TESTS, s")
+    asked = Table("QUERY", "ENGINE", *headings, "ROWS")
+    kept: dict[str, dict[str, object]] = {}
+    for name, engine in engines.items():
+        warm = ROUNDS if rows < 1_000_000 else 1
+        costs = {"full": [engine.full() for _ in range(warm)][-1]}
+        rounds = []
+        for number in range(ROUNDS):
+            change(seed=time.time_ns() % 10**6 + number)
+            rounds.append(engine.incremental())
+        costs["incremental"] = sorted(rounds, key=lambda cost: cost.seconds)[ROUNDS // 2]
+        for build, cost in costs.items():
+            told = f"{sum(cost.models.values()):,.1f}" if cost.models else "—"
+            builds.add_row(
+                build, name, *cost.row(), told, f"{cost.tests:,.1f}" if told != "—" else told
+            )
+            console.print(name, build, *cost.row(), cost.models)
+        kept[name] = {build: vars(cost) for build, cost in costs.items()}
+        for number, (cost, count) in enumerate(engine.asked(questions()) if queries else [], 1):
+            asked.add_row(str(number), name, *cost.row(), f"{count:,}")
+    console.print(f"[bold]{rows:,} loans; builds, incremental after {CHANGES:,} changes[/]", builds)
+    console.print("[bold]questions of the README[/]", asked)
+    (Path(os.environ["LAKE_STATE_DIR"]) / "engines.json").write_text(json.dumps(kept, indent=2))
+    if isinstance(floor := engines.get("duckdb"), Floor) and len(engines) > 1:
+        compare(floor)
+
+
+if __name__ == "__main__":
+    typer.run(main)

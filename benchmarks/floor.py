@@ -1,0 +1,169 @@
+"""The floor: the same tables made by hand with DuckDB alone, from the same bronze.
+
+    python -m benchmarks.floor FILE           builds or goes on with the tables of a database file
+    python -m benchmarks.floor FILE QUERY …   seconds of each query, as JSON
+
+One process has the machine to itself and keeps its tables in a file of its own: no catalog, no
+branches, no other reader, no contracts, no tests. The models stand in `floor.sql`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from string import Template
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+from pyarrow.fs import S3FileSystem
+
+from ingestion.bronze import SNAPSHOT_LSN
+from ingestion.types import bronze_type, canonical
+from lake.catalog import access, catalog
+from lake.lag import CHANGES
+from lake.manifest import SourceTable, source_tables
+from lake.settings import settings
+
+MEMORY, THREADS = "6GB", 2
+LAYERS = {
+    "silver": ("loans", "loans_history", "loans_quarantine", "loan_payments"),
+    "gold": ("dim_dates", "fct_loans", "ftr_loans", "agg_loan_approvals"),
+}
+READ = {
+    "loan": ("loan_changes", "loans_history"),
+    "loan_payment": ("payment_changes", "loan_payments"),
+}
+"""Of each source table: where its changes are put, and the table that tells how far it was read."""
+WIRE = {"date": "integer", "bigint": "bigint", "integer": "integer", "smallint": "integer"}
+"""How JSON carries a type, if not as text."""
+CHANGE = Template(
+    """
+    create or replace temp table $changes as
+    select
+        $bulk_columns,
+        'r' as op,
+        _snapshot_lsn - 1 as _lsn,
+        _snapshot_lsn - 1 as _prior_commit_lsn,
+        null::timestamptz as _committed_at,
+        _ingested_at
+    from bulk
+    union all
+    select
+        $columns,
+        op,
+        _lsn,
+        _prior_commit_lsn,
+        _committed_at,
+        _ingested_at
+    from (
+        select
+            change.op,
+            case when change.op = 'd' then change.before else change.after end as image,
+            lsn as _lsn,
+            greatest(prior_commit_lsn, $snapshot - 1) as _prior_commit_lsn,
+            committed_at as _committed_at,
+            ingested_at as _ingested_at
+        from (
+            select
+                *,
+                from_json(
+                    envelope, '{"op": "varchar", "before": $image, "after": $image}'
+                ) as change
+            from envelopes
+            where source_table = '$table' and (lsn >= $snapshot or prior_commit_lsn >= $snapshot)
+        )
+    )
+    """
+)
+
+
+def rows(name: str, row_filter: str) -> ds.Dataset | pa.Table:
+    """The files of a table of bronze that may hold what is asked for; it has no deletes."""
+    opened, table = access(), catalog().load_table(name)
+    files = S3FileSystem(
+        access_key=opened.access_key,
+        secret_key=opened.secret_key,
+        endpoint_override=settings().s3_endpoint,
+        region="us-east-1",
+    )
+    planned = table.scan(row_filter).plan_files()
+    paths = [task.file.file_path.removeprefix("s3://") for task in planned]
+    if not paths:
+        return table.schema().as_arrow().empty_table()
+    return ds.dataset(paths, filesystem=files, format="parquet")
+
+
+def take_changes(database: duckdb.DuckDBPyConnection, table: SourceTable) -> None:
+    """Have the typed changes of a source table, from where the last build ended, in a table."""
+    into, reached_by = READ[table.name]
+    known = database.execute(f"select 1 from duckdb_tables() where table_name = '{reached_by}'")
+    since = -1
+    if known.fetchall():
+        query = f"select coalesce(max(_prior_commit_lsn), -1) from {reached_by}"
+        ((since,),) = database.execute(query).fetchall()
+    snapshot = int(catalog().load_table(table.bronze).properties[SNAPSHOT_LSN])
+    bulk = rows(table.bronze, f"_snapshot_lsn = {snapshot} and _snapshot_lsn > {since}")
+    wanted = f"source_table = '{table.qualified}' and prior_commit_lsn >= {since}"
+    envelopes = rows(
+        CHANGES, wanted if since >= snapshot else f"source_table = '{table.qualified}'"
+    )
+    database.register("bulk", bulk)
+    database.register("envelopes", envelopes)
+    values, image = [], {}
+    for column in table.columns:
+        kind = column.type
+        exact = not bronze_type(canonical(kind)).text
+        declared = kind if exact or kind.startswith("numeric") else "varchar"
+        image[column.name] = WIRE.get(kind, "boolean" if kind == "boolean" else "varchar")
+        value = f"image.{column.name}"
+        if kind == "date":
+            values.append(f"date '1970-01-01' + {value} as {column.name}")
+        else:
+            values.append(f"{value}::{declared} as {column.name}")
+    filled = CHANGE.substitute(
+        changes=into,
+        bulk_columns=", ".join(column.name for column in table.columns),
+        columns=", ".join(values),
+        snapshot=snapshot,
+        image=json.dumps(image),
+        table=table.qualified,
+    )
+    database.execute(filled)
+
+
+def build(database: duckdb.DuckDBPyConnection) -> None:
+    """Make the tables, or bring them up to bronze."""
+    for table in source_tables():
+        take_changes(database, table)
+    script = Path(__file__).with_name("floor.sql").read_text()
+    database.execute("begin")
+    database.execute(script)
+    database.execute("commit")
+    for layer, names in LAYERS.items():
+        database.execute(f"create schema if not exists {layer}")
+        for name in names:
+            database.execute(f"create or replace view {layer}.{name} as from main.{name}")
+
+
+def main(file: str, *queries: str) -> None:
+    with duckdb.connect(file) as database:
+        for option, value in {
+            "memory_limit": MEMORY,
+            "threads": THREADS,
+            "TimeZone": "UTC",
+        }.items():
+            database.execute(f"set {option} = '{value}'")
+        if not queries:
+            build(database)
+            return
+        took = []
+        for query in queries:
+            began = time.perf_counter()
+            found = database.execute(query).fetchall()
+            took.append((time.perf_counter() - began, len(found)))
+        sys.stdout.write(json.dumps(took))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
