@@ -75,10 +75,15 @@
 
 {#-
     The rows that a new snapshot no longer has, as deletes at its LSN: they went while nobody
-    watched. `current` is a relation of current rows that has the key and `_prior_commit_lsn`.
+    watched. `current` is a relation of current rows that has the key and `_prior_commit_lsn`. To be
+    put after a select; it is nothing where no row is older than the snapshot, which metadata tells:
+    engines would read the whole snapshot to find that out.
 -#}
 {% macro vanished(table, current, snapshot, condition='true') -%}
     {%- set bulk, declared = source('bronze', table), declared_table(table) -%}
+    {%- set older = condition ~ ' and _prior_commit_lsn < ' ~ (snapshot - 1) -%}
+    {%- if scalar('select max(1) from ' ~ current ~ ' where ' ~ older, 0) %}
+    union all
     select
         {{ names(declared.columns) }},
         'd' as _op,
@@ -88,14 +93,14 @@
         (select max(_ingested_at) from {{ bulk }} where _snapshot_lsn = {{ snapshot }}) as _ingested_at
     from {{ current }} as known
     where
-        {{ condition }}
-        and _prior_commit_lsn < {{ snapshot - 1 }}
+        {{ older }}
         and not exists (
             select 1 from {{ bulk }} as held
             where
                 held._snapshot_lsn = {{ snapshot }}
                 and {{ same_key(declared.key, 'held', 'known') }}
         )
+    {%- endif -%}
 {%- endmacro %}
 
 

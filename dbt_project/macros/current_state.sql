@@ -5,21 +5,21 @@
 -#}
 {% macro current_state(table, history=none) -%}
 {%- set snapshot = none if history else newest_snapshot(table) -%}
-with changes as (
-    {%- if history %}
-    select * from {{ history }}
-    where _prior_commit_lsn >= {{ watermark() }}
-    {%- else %}
+{%- set key = declared_table(table).key %}
+with
+{%- if not history %}
+changes as (
     {{ changelog(table, watermark(), snapshot) }}
-    {% if is_incremental() %}
-    union all
-    {{ vanished(table, this, snapshot) }}
-    {% endif %}
-    {%- endif %}
+    {{ vanished(table, this, snapshot) if is_incremental() }}
 ),
+{%- endif %}
 
 last_changes as (
-    {{ last_of('changes', declared_table(table).key) }}
+    {%- if history %}
+    {{ last_versions(history, key) }}
+    {%- else %}
+    {{ last_of('changes', key, single="_op = 'r'") }}
+    {%- endif %}
 ),
 
 latest as (
@@ -39,8 +39,23 @@ select
 {%- endmacro %}
 
 
-{#- Of the changes in a relation that agree in `key`, a list of columns, the last one in the WAL. -#}
-{% macro last_of(relation, key) -%}
+{#- The last version of each key in a history; a later build needs only those that are new to it. -#}
+{% macro last_versions(history, key) -%}
+    {%- if is_incremental() -%}
+    {{ last_of('(select * from ' ~ history ~ ' where _prior_commit_lsn >= ' ~ watermark() ~ ') as recent', key) }}
+    {%- else -%}
+    select * from {{ history }}
+    where is_current
+    {%- endif -%}
+{%- endmacro %}
+
+
+{#-
+    Of the rows in a relation that agree in `key`, a list of columns, the last one in the WAL. Where
+    most are alone with their key, `single` says what holds of such a row and of no other, or of other
+    rows of its key only; a first build, which has them all, then ranks no more than the rest.
+-#}
+{% macro last_of(relation, key, single=none) -%}
     select * from (
         select
             *,
@@ -48,6 +63,26 @@ select
                 partition by {{ quoted(key) }} order by _prior_commit_lsn desc, _lsn desc
             ) as _nth
         from {{ relation }}
+        {%- if single and not is_incremental() %}
+        where {{ has_company(relation, key, single) }}
+        {%- endif %}
     ) as ranked
     where _nth = 1
+    {%- if single and not is_incremental() %}
+    union all
+    select
+        *,
+        1 as _nth
+    from {{ relation }}
+    where not {{ has_company(relation, key, single) }}
+    {%- endif %}
+{%- endmacro %}
+
+
+{#- Whether the key of a row of a relation has a row that is not `single`, a condition. -#}
+{% macro has_company(relation, key, single) -%}
+    exists (
+        select 1 from {{ relation }} as company
+        where not ({{ single }}) and {{ same_key(key, 'company', relation) }}
+    )
 {%- endmacro %}

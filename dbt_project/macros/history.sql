@@ -8,10 +8,7 @@
 {%- set key = declared_table(table).key -%}
 with changes as (
     {{ changelog(table, since, snapshot) }}
-    {% if is_incremental() %}
-    union all
-    {{ vanished(table, this, snapshot, 'is_current') }}
-    {% endif %}
+    {{ vanished(table, this, snapshot, 'is_current') if is_incremental() }}
 ),
 
 versions as (
@@ -60,6 +57,16 @@ followed as (
             partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn
         ) is null as is_last
     from versions
+    {%- if not is_incremental() %}
+    where {{ has_company('versions', key, "op = 'r'") }}
+    union all -- what was landed in bulk, and has not changed since
+    select
+        *,
+        cast(null as {{ engine_type('timestamptz') }}) as next_from,
+        true as is_last
+    from versions
+    where not {{ has_company('versions', key, "op = 'r'") }}
+    {%- endif %}
 ),
 
 dated as (

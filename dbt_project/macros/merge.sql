@@ -4,6 +4,7 @@
     applied twice changes nothing. Where nothing would change nothing is committed.
 -#}
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
+    {%- do run_query('cache table ' ~ source) -%}
     {{ merge_with_deletes(target, source, unique_key, incremental_predicates or []) }}
 {%- endmacro %}
 

@@ -17,13 +17,8 @@
     _committed_at,
     _ingested_at
 {%- endset -%}
-with history as (
-    select * from {{ ref(history) }}
-    where _prior_commit_lsn >= {{ watermark() }}
-),
-
-last_versions as (
-    {{ last_of('history', key) }}
+with last_versions as (
+    {{ last_versions(ref(history), key) }}
 ),
 
 rules as (

@@ -16,3 +16,14 @@
     {%- if target.type == 'spark' and should_full_refresh() -%} {{- return(none) -}} {%- endif -%}
     {{- return(load_cached_relation(relation)) -}}
 {%- endmacro %}
+
+
+{#-
+    A merge reads what it is staged in twice, and plans by its size; on Spark that is a view, which is
+    kept at hand meanwhile. A hook after each model lets it go.
+-#}
+{% macro uncache_staged() -%}
+    {%- if target.type == 'spark' and is_incremental() -%}
+    uncache table if exists {{ make_temp_relation(this).include(database=false, schema=false) }}
+    {%- endif -%}
+{%- endmacro %}

@@ -40,12 +40,11 @@ def program() -> Program:
 
 
 # What Trino's launcher would pass, without the vector module that the runtime lacks; the serial
-# collector and the first compiler only keep a small node small.
+# collector keeps a small node small.
 _JVM = (
     "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",
-    "-XX:ReservedCodeCacheSize=128M",
+    "-XX:ReservedCodeCacheSize=256M",
     "-XX:-OmitStackTraceInFastThrow",
     "-Djdk.attach.allowAttachSelf=true",
     "-Dfile.encoding=UTF-8",
@@ -75,7 +74,7 @@ http-server.http.port={settings().ports.trino}
 node.bind-ip={settings().host}
 discovery.uri={address}
 plugin.dir={plugins}
-query.max-memory-per-node=50%
+query.max-memory-per-node=70%
 memory.heap-headroom-per-node=19%
 task.concurrency=2
 catalog.management=dynamic

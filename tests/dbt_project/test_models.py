@@ -72,7 +72,7 @@ def _build(
         ["--quiet", "run", *(word for pair in where.items() for word in pair)]
     )
     messages = [node.message for node in getattr(done.result, "results", ())]
-    assert done.success, done.exception or messages
+    assert done.success, done.exception or "\n".join(filter(None, messages))
 
 
 def _read(name: str, suffix: str = SUFFIX) -> Table:

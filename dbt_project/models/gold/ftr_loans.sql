@@ -6,7 +6,7 @@ with history as (
 ),
 
 last_versions as ( -- of those that share a moment
-    {{ last_of('history', ['loan_id', 'valid_from']) }}
+    {{ last_of('history', ['loan_id', 'valid_from'], single="op = 'r' and is_current") }}
 ),
 
 features as (
