@@ -20,9 +20,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from urllib.request import Request, urlopen
@@ -44,21 +44,22 @@ console = Console(width=120)
 
 @dataclass
 class Cost:
-    """What something took. `models` and `tests` are dbt's seconds of each, which overlap."""
+    """What something took. `models` and `tests` are dbt's seconds of all of each, which overlap."""
 
     seconds: float = 0
     cpu_seconds: float = 0
     peak_bytes: int = 0
     read_bytes: int = 0
-    models: dict[str, float] = field(default_factory=dict)
+    models: float = 0
     tests: float = 0
 
     def row(self) -> list[str]:
         return [
-            f"{self.seconds:,.1f}",
+            f"{self.seconds:,.2f}",
             f"{self.cpu_seconds:,.1f}",
             f"{self.peak_bytes / 1024**3:.1f}",
             f"{self.read_bytes / 1024**2:,.0f}",
+            *(f"{seconds:,.1f}" if seconds else "" for seconds in (self.models, self.tests)),
         ]
 
 
@@ -151,7 +152,7 @@ class Engine:
         with measured(self.name) as cost:
             run("lake", "--branch", name, "build", "--quiet", "--target", self.name, *options)
         found = results.of_dbt([], began)
-        cost.models = {one.name: one.seconds or 0 for one in found if one.kind == "model"}
+        cost.models = sum(one.seconds or 0 for one in found if one.kind == "model")
         cost.tests = sum(one.seconds or 0 for one in found if one.kind == "test")
         publish.publish(name)
         return cost
@@ -162,40 +163,34 @@ class Engine:
     def incremental(self) -> Cost:
         return self.build()
 
-    def ask(self, query: str) -> tuple[float, int]:
-        """Seconds, and rows."""
+    def asked(self, queries: list[str]) -> Iterator[Cost]:
+        """The cost of each query: the median seconds of its rounds, the rest their mean."""
+        with self.client() as ask:
+            for query in queries:
+                took = []
+                with measured(self.name) as cost:
+                    for _ in range(ROUNDS):
+                        began = time.perf_counter()
+                        ask(query)
+                        took.append(time.perf_counter() - began)
+                yield of_one(cost, took)
+
+    @contextmanager
+    def client(self) -> Iterator[Callable[[str], object]]:
+        """What asks the engine, and fetches all rows."""
+        from pyspark.sql.connect.session import SparkSession
+
+        from lake.settings import settings
+        from lake.stack import trino
+
         if self.name == "trino":
-            from lake.stack import trino
-
-            began = time.perf_counter()
-            rows = len(trino.ask(query))
-            return time.perf_counter() - began, rows
-        began = time.perf_counter()
-        rows = len(self.session.sql(query).collect())
-        return time.perf_counter() - began, rows
-
-    def asked(self, queries: list[str]) -> list[tuple[Cost, int]]:
-        """The cost of each query, the median in seconds of its rounds."""
-        if self.name == "spark":
-            from pyspark.sql.connect.session import SparkSession
-
-            from lake.settings import settings
-
-            self.session = SparkSession.builder.remote(settings().spark_remote).create()
-        found = []
-        for query in queries:
-            took = []
-            with measured(self.name) as cost:
-                for _ in range(ROUNDS):
-                    seconds, rows = self.ask(query)
-                    took.append(seconds)
-            cost.seconds = statistics.median(took)
-            cost.cpu_seconds /= ROUNDS
-            cost.read_bytes //= ROUNDS
-            found.append((cost, rows))
-        if self.name == "spark":
-            self.session.stop()
-        return found
+            yield trino.ask
+            return
+        session = SparkSession.builder.remote(settings().spark_remote).create()
+        try:
+            yield lambda query: session.sql(query).collect()
+        finally:
+            session.stop()
 
 
 class Floor(Engine):
@@ -215,17 +210,19 @@ class Floor(Engine):
         self.file.unlink(missing_ok=True)
         return self.build()
 
-    def asked(self, queries: list[str]) -> list[tuple[Cost, int]]:
-        found = []
+    def asked(self, queries: list[str]) -> Iterator[Cost]:
         for query in queries:
             with measured(None) as cost:
                 out = run("python", "-m", "benchmarks.floor", str(self.file), *[query] * ROUNDS)
-            took = json.loads(out)
-            cost.seconds = statistics.median(seconds for seconds, _ in took)
-            cost.cpu_seconds /= ROUNDS
-            cost.read_bytes //= ROUNDS
-            found.append((cost, took[-1][1]))
-        return found
+            yield of_one(cost, json.loads(out))
+
+
+def of_one(cost: Cost, took: list[float]) -> Cost:
+    """The cost of one round, of that of all and the seconds of each."""
+    cost.seconds = statistics.median(took)
+    cost.cpu_seconds /= len(took)
+    cost.read_bytes //= len(took)
+    return cost
 
 
 def run(program: str, *arguments: str) -> str:
@@ -289,10 +286,8 @@ def compare(floor: Floor) -> None:
         raise typer.Exit(1)
 
 
-def main(
-    rows: int, engines: str = "duckdb,trino,spark", queries: bool = True, rounds: int = ROUNDS
-) -> None:
-    """Measure, and print."""
+def main(rows: int, engines: str = "duckdb,trino,spark", rounds: int = ROUNDS) -> None:
+    """Measure, and print each engine's costs as soon as they are known."""
     where = ROOT / ".lake-bench" / str(rows)
     os.environ |= {
         "LAKE_STATE_DIR": str(where),
@@ -302,45 +297,37 @@ def main(
     }
     from lake.stack import lifecycle
 
-    chosen: dict[str, Engine] = {
+    chosen = {
         name: Floor(where / "floor.duckdb") if name == "duckdb" else Engine(name)
         for name in engines.split(",")
     }
     try:
         land(rows)
         change(seed=0)  # or all of the bulk load would be taken up once more, after the full build
-        measure(chosen, rows, rounds, queries)
+        for name, engine in chosen.items():
+            console.print(f"[bold]{rows:,} loans: {name}[/]", measure(engine, rows, rounds))
+        if isinstance(floor := chosen.get("duckdb"), Floor) and len(chosen) > 1:
+            compare(floor)
     finally:
         lifecycle.down()
 
 
-def measure(engines: dict[str, Engine], rows: int, repeat: int, queries: bool) -> None:
-    headings = ("SECONDS", "CPU, s", "PEAK, GiB", "READ, MiB")
-    builds = Table("BUILD", "ENGINE", *headings, "MODELS, s", "TESTS, s")
-    asked = Table("QUERY", "ENGINE", *headings, "ROWS")
-    kept: dict[str, dict[str, object]] = {}
-    for name, engine in engines.items():
-        warm = repeat if rows < 1_000_000 else 1
-        costs = {"full": [engine.full() for _ in range(warm)][-1]}
-        rounds = []
-        for number in range(repeat):
-            change(seed=time.time_ns() % 10**6 + number)
-            rounds.append(engine.incremental())
-        costs["incremental"] = sorted(rounds, key=lambda cost: cost.seconds)[repeat // 2]
-        for build, cost in costs.items():
-            told = f"{sum(cost.models.values()):,.1f}" if cost.models else "—"
-            builds.add_row(
-                build, name, *cost.row(), told, f"{cost.tests:,.1f}" if told != "—" else told
-            )
-            console.print(name, build, *cost.row(), cost.models)
-        kept[name] = {build: vars(cost) for build, cost in costs.items()}
-        for number, (cost, count) in enumerate(engine.asked(questions()) if queries else [], 1):
-            asked.add_row(str(number), name, *cost.row(), f"{count:,}")
-    console.print(f"[bold]{rows:,} loans; builds, incremental after {CHANGES:,} changes[/]", builds)
-    console.print("[bold]questions of the README[/]", asked)
-    (Path(os.environ["LAKE_STATE_DIR"]) / "engines.json").write_text(json.dumps(kept, indent=2))
-    if isinstance(floor := engines.get("duckdb"), Floor) and len(engines) > 1:
-        compare(floor)
+def measure(engine: Engine, rows: int, rounds: int) -> Table:
+    """The costs of a full build (at less than a million loans, of a third), and so on."""
+    headings = ("SECONDS", "CPU, s", "PEAK, GiB", "READ, MiB", "MODELS, s", "TESTS, s")
+    table = Table("", *headings)
+    for _ in range(rounds if rows < 1_000_000 else 1):
+        full = engine.full()
+    table.add_row("full build", *full.row())
+    builds = []
+    for _ in range(rounds):
+        change(seed=time.time_ns() % 10**6)
+        builds.append(engine.incremental())
+    median = sorted(builds, key=lambda cost: cost.seconds)[rounds // 2]
+    table.add_row(f"incremental, after {CHANGES:,} changes", *median.row())
+    for number, cost in enumerate(engine.asked(questions()), 1):
+        table.add_row(f"question {number}", *cost.row())
+    return table
 
 
 if __name__ == "__main__":

@@ -51,9 +51,9 @@ select
 
 
 {#-
-    Of the rows in a relation that agree in `key`, a list of columns, the last one in the WAL. Where
-    most are alone with their key, `single` says what holds of such a row and of no other, or of other
-    rows of its key only; a first build, which has them all, then ranks no more than the rest.
+    Of the rows in a relation that agree in `key`, a list of columns, the last one in the WAL. A first
+    build has all rows, most of them alone with their key: it ranks only keys that have others than a
+    `single` one, a condition that holds of at most one row of a key.
 -#}
 {% macro last_of(relation, key, single=none) -%}
     select * from (
