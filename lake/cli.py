@@ -601,8 +601,8 @@ def app() -> None:
     try:
         cli()
     except GateError as error:
-        err.print(f"[red]gate:[/] {error}", highlight=False)
+        err.print(f"[red]gate:[/] {escape(str(error))}", highlight=False)
         sys.exit(1)
     except LakeError as error:
-        err.print(f"[red]error:[/] {error}", highlight=False)
+        err.print(f"[red]error:[/] {escape(str(error))}", highlight=False)
         sys.exit(2)

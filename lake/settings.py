@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import platformdirs
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from lake.errors import LakeError
 
 ROOT = Path(__file__).resolve().parent.parent
 """The checkout: where `dbt_project/` and the other rooms stand."""
@@ -50,12 +53,15 @@ class Ports(BaseModel):
     capture: int = 18081
 
 
-class Heap(BaseModel):
-    """JVM heap limits, as `-Xmx` takes them."""
+Size = Annotated[str, Field(pattern=r"^\d+[mgMG]$")]
 
-    trino: str = "800m"
-    spark: str = "1200m"
-    capture: str = "512m"
+
+class Heap(BaseModel):
+    """JVM heap limits, as `-Xmx` takes them: 800m, 4g."""
+
+    trino: Size = "800m"
+    spark: Size = "1200m"
+    capture: Size = "512m"
 
 
 class Source(BaseModel):
@@ -170,8 +176,13 @@ class Settings(BaseSettings):
 
 @lru_cache
 def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()
+    """The settings of this process, read once. Raises LakeError where one makes no sense."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        name = "__".join(str(part) for part in wrong["loc"]).upper()
+        raise LakeError(f"setting LAKE_{name} = {wrong['input']!r}: {wrong['msg']}") from None
 
 
 def environment() -> dict[str, str]:

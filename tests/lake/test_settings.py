@@ -1,0 +1,29 @@
+"""What is set wrongly is told in a line, whole."""
+
+import pytest
+
+from lake.settings import Settings, settings
+from lake.stack import trino
+from tests.conftest import lake
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("LAKE_HEAP__SPARK", "many", r"String should match pattern '^\d+[mgMG]$'"),
+        ("LAKE_PORTS__TRINO", "x", "Input should be a valid integer"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_named(name: str, value: str, said: str) -> None:
+    done = lake("status", **{name: value})
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"setting {name} = '{value}': {said}" in line
+
+
+@pytest.mark.parametrize(("heap", "is_small"), [("800m", True), ("2047m", True), ("2g", False)])
+def test_a_small_trino_has_one_compiler(
+    heap: str, is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings(), "heap", Settings.model_validate({"heap": {"trino": heap}}).heap)
+    assert ("-XX:TieredStopAtLevel=1" in trino._compilers()) is is_small
