@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from py4j.java_gateway import JavaGateway
 
+from benchmarks.engines import questions
 from lake import parts
 from lake.parts import Part
 from lake.settings import ROOT, settings
@@ -107,3 +108,10 @@ def test_each_query_of_what_is_found_out_about_rows_has_an_answer(demo: str) -> 
     assert len(asked) == 4
     empty = [query for query in asked if not trino.ask(query)]
     assert all("status in ('fail'" in query for query in empty), "nothing need have failed"
+
+
+def test_the_questions_of_the_readme_have_answers(demo: str) -> None:
+    asked = questions()
+    assert len(asked) == 5
+    for question in asked:
+        assert trino.ask(question), question
