@@ -108,10 +108,10 @@ def parallel(spark: SparkSession, ask: Callable[[str, dict[str, str]], object]) 
     return table
 
 
-def main() -> None:
+def main(rows: int = 1_000_000) -> None:
     """Measure, and print."""
     os.environ |= {
-        "LAKE_STATE_DIR": str(ROOT / ".lake-bench" / "1000000"),
+        "LAKE_STATE_DIR": str(ROOT / ".lake-bench" / str(rows)),
         "LAKE_HEAP__SPARK": HEAP,
         "LAKE_HEAP__TRINO": HEAP,
     }
