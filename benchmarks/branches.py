@@ -21,11 +21,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import typer
-from pyspark.sql.connect.session import SparkSession
 from rich.console import Console
 from rich.table import Table
-
-from lake.settings import settings
 
 DATABASE = "benchbranches"
 SIZES = (10, 1_000, 10_000)
@@ -237,14 +234,12 @@ def compare(name: str, statement: str) -> list[str]:
     """Seconds of `lake diff` after a statement on a branch, and of comparing all rows by DuckDB."""
     from lake.branches import branch, diff
     from lake.catalog import access, for_spark, open_catalog
+    from lake.stack import spark
 
     branch.create(name)
-    session = SparkSession.builder.remote(settings().spark_remote)
-    for option, value in for_spark(access(name)).items():
-        session = session.config(option, value)
-    spark = session.create()
-    spark.sql(statement).collect()
-    spark.stop()
+    session = spark.session(for_spark(access(name)))
+    session.sql(statement).collect()
+    session.stop()
 
     def whole() -> None:
         was, now = (open_catalog(on).load_table("silver.big").scan() for on in ("lake", name))

@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF, getrusage
 from urllib.request import Request, urlopen
@@ -167,26 +168,19 @@ class Engine:
         """The cost of each query: the median seconds of its rounds, the rest their mean."""
         with self.client() as ask:
             for query in queries:
-                took = []
                 with measured(self.name) as cost:
-                    for _ in range(ROUNDS):
-                        began = time.perf_counter()
-                        ask(query)
-                        took.append(time.perf_counter() - began)
+                    took = [timed(partial(ask, query)) for _ in range(ROUNDS)]
                 yield of_one(cost, took)
 
     @contextmanager
     def client(self) -> Iterator[Callable[[str], object]]:
         """What asks the engine, and fetches all rows."""
-        from pyspark.sql.connect.session import SparkSession
-
-        from lake.settings import settings
-        from lake.stack import trino
+        from lake.stack import spark, trino
 
         if self.name == "trino":
             yield trino.ask
             return
-        session = SparkSession.builder.remote(settings().spark_remote).create()
+        session = spark.session({})
         try:
             yield lambda query: session.sql(query).collect()
         finally:
@@ -217,6 +211,13 @@ class Floor(Engine):
             yield of_one(cost, json.loads(out))
 
 
+def timed(act: Callable[[], object]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    act()
+    return time.perf_counter() - began
+
+
 def of_one(cost: Cost, took: list[float]) -> Cost:
     """The cost of one round, of that of all and the seconds of each."""
     cost.seconds = statistics.median(took)
@@ -233,6 +234,18 @@ def run(program: str, *arguments: str) -> str:
         console.print(f"{' '.join(arguments)[:200]} failed:\n{done.stdout}{done.stderr}"[-6000:])
         raise typer.Exit(1)
     return done.stdout
+
+
+def use_installation(rows: int) -> Path:
+    """Have the settings be those of the installation for so many loans; where its state is."""
+    where = ROOT / ".lake-bench" / str(rows)
+    os.environ |= {
+        "LAKE_STATE_DIR": str(where),
+        "LAKE_HEAP__SPARK": HEAP,
+        "LAKE_HEAP__TRINO": HEAP,
+        "LAKE_RETENTION__PUBLISHES": "1",
+    }
+    return where
 
 
 def land(rows: int) -> None:
@@ -288,13 +301,7 @@ def compare(floor: Floor) -> None:
 
 def main(rows: int, engines: str = "duckdb,trino,spark", rounds: int = ROUNDS) -> None:
     """Measure, and print each engine's costs as soon as they are known."""
-    where = ROOT / ".lake-bench" / str(rows)
-    os.environ |= {
-        "LAKE_STATE_DIR": str(where),
-        "LAKE_HEAP__SPARK": HEAP,
-        "LAKE_HEAP__TRINO": HEAP,
-        "LAKE_RETENTION__PUBLISHES": "1",
-    }
+    where = use_installation(rows)
     from lake.stack import lifecycle
 
     chosen = {

@@ -7,19 +7,16 @@ then each engine merges 1,000 changes that are spread over all keys, and asks fo
 rows and for one row. Seconds; the median of three of what only reads, the second of two merges.
 """
 
-import os
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import typer
-from pyspark.sql.connect.session import SparkSession
+from pyspark.sql import SparkSession
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.engines import HEAP, ROUNDS
-from lake.settings import ROOT
+from benchmarks.engines import ROUNDS, timed, use_installation
 
 BRANCH = "bench_layouts"
 TABLE = "silver.laid_out"
@@ -51,12 +48,6 @@ JOIN = (
     " where history.credit_score <= loans.credit_score"
 )
 console = Console(width=120)
-
-
-def timed(act: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    act()
-    return time.perf_counter() - began
 
 
 def merge(columns: list[str]) -> str:
@@ -101,8 +92,8 @@ def parallel(spark: SparkSession, ask: Callable[[str, dict[str, str]], object]) 
     for count in PARALLEL:
         spark.conf.set("spark.sql.shuffle.partitions", str(count))
         on_spark = [timed(spark.sql(JOIN).collect) for _ in range(ROUNDS)]
-        session = {"task_concurrency": str(count)}
-        on_trino = [timed(partial(ask, JOIN, session)) for _ in range(ROUNDS)]
+        properties = {"task_concurrency": str(count)}
+        on_trino = [timed(partial(ask, JOIN, properties)) for _ in range(ROUNDS)]
         medians = (statistics.median(times) for times in (on_spark, on_trino))
         table.add_row(str(count), *(f"{seconds:.2f}" for seconds in medians))
     return table
@@ -110,35 +101,29 @@ def parallel(spark: SparkSession, ask: Callable[[str, dict[str, str]], object]) 
 
 def main(rows: int = 1_000_000) -> None:
     """Measure, and print."""
-    os.environ |= {
-        "LAKE_STATE_DIR": str(ROOT / ".lake-bench" / str(rows)),
-        "LAKE_HEAP__SPARK": HEAP,
-        "LAKE_HEAP__TRINO": HEAP,
-    }
+    use_installation(rows)
     from trino.dbapi import connect
 
     from lake.branches import branch
     from lake.catalog import access, for_spark
     from lake.settings import settings
     from lake.stack import lifecycle
+    from lake.stack.spark import session
 
-    def ask(query: str, session: dict[str, str] | None = None) -> object:
+    def ask(query: str, properties: dict[str, str] | None = None) -> object:
         with connect(
             host=settings().host,
             port=settings().ports.trino,
             user="dbt",
             catalog=BRANCH,
-            session_properties=session,
+            session_properties=properties,
         ) as connection:
             return connection.cursor().execute(query).fetchall()
 
     try:
         lifecycle.up()
         branch.create(BRANCH)
-        builder = SparkSession.builder.remote(settings().spark_remote)
-        for option, value in for_spark(access(BRANCH)).items():
-            builder = builder.config(option, value)
-        spark = builder.create()
+        spark = session(for_spark(access(BRANCH)))
         try:
             console.print("[bold]seconds: Spark's three, then Trino's[/]", layouts(spark, ask))
             console.print("[bold]a join of both tables' keys, seconds[/]", parallel(spark, ask))

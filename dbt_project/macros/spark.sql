@@ -24,6 +24,6 @@
 -#}
 {% macro uncache_staged() -%}
     {%- if target.type == 'spark' and is_incremental() -%}
-    uncache table if exists {{ make_temp_relation(this).include(database=false, schema=false) }}
+    uncache table if exists {{ make_temp_relation(this) }}
     {%- endif -%}
 {%- endmacro %}

@@ -148,13 +148,11 @@ class _Compactor:
     def compact(self, name: str) -> str | None:
         """Have Iceberg's procedures merge a table's files; returns why, if that fails."""
         from pyspark.errors import PySparkException  # heavy
-        from pyspark.sql import SparkSession
+
+        from lake.stack import spark
 
         if self.session is None:
-            builder = SparkSession.builder.remote(settings().spark_remote)
-            for key, value in catalog.for_spark(catalog.access(role="maintenance")).items():
-                builder = builder.config(key, value)
-            self.session = builder.create()
+            self.session = spark.session(catalog.for_spark(catalog.access(role="maintenance")))
         try:
             for statement in _statements(name):
                 self.session.sql(statement).collect()

@@ -1,7 +1,9 @@
 """Spark: one warm Connect server that dbt, the gates and notebooks share."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import pyspark
@@ -11,6 +13,9 @@ from lake.catalog import access, for_spark
 from lake.credentials import write_private
 from lake.settings import TRUNK, settings
 from lake.stack.program import Program, home, tied
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 def program() -> Program:
@@ -103,6 +108,17 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %m%n%ex{5}
 """,
     )
+
+
+def session(configured: Mapping[str, str]) -> "SparkSession":
+    """A new session on the warm server with these settings; who opens it stops it."""
+    from pyspark.sql import SparkSession  # heavy
+
+    builder = SparkSession.builder.remote(settings().spark_remote)
+    for name, value in configured.items():
+        builder = builder.config(name, value)
+    opened: SparkSession = builder.create()
+    return opened
 
 
 def _ready() -> bool:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pyspark.sql.connect.session import SparkSession
 
 from lake.branches import branch, publish
 from lake.catalog import open_catalog
-from lake.settings import TRUNK, settings
+from lake.settings import TRUNK
+from lake.stack import spark
 
 Put = Callable[..., None]
 Values = dict[str, list[int]]
@@ -49,10 +49,7 @@ def published(**tables: list[int]) -> int:
 @contextmanager
 def spark_session(configured: dict[str, str]) -> Iterator[Spark]:
     """A Spark session with these settings, as what answers statements."""
-    builder = SparkSession.builder.remote(settings().spark_remote)
-    for name, value in configured.items():
-        builder = builder.config(name, value)
-    session = builder.create()
+    session = spark.session(configured)
     try:
         yield lambda statement: session.sql(statement).collect()
     finally:
