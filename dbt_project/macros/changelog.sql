@@ -130,9 +130,11 @@
 {%- endmacro %}
 
 
-{#- The names of columns as SQL; and that two relations agree in them. -#}
-{% macro quoted(columns) -%}
-    {%- for column in columns -%} {{ adapter.quote(column) }}{{ ', ' if not loop.last }} {%- endfor -%}
+{#- The names of columns as SQL, of a relation where one is named; and that two agree in them. -#}
+{% macro quoted(columns, of=none) -%}
+    {%- for column in columns -%}
+        {{ of ~ '.' if of }}{{ adapter.quote(column) }}{{ ', ' if not loop.last }}
+    {%- endfor -%}
 {%- endmacro %}
 
 {% macro same_key(columns, one, other) -%}

@@ -5,7 +5,9 @@
 -#}
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
     {%- do run_query('cache table ' ~ source) -%}
-    {{ merge_with_deletes(target, source, unique_key, incremental_predicates or []) }}
+    {%- set column = unique_key if unique_key is string else unique_key[0] -%}
+    {%- set predicates = (incremental_predicates or []) + among_staged(source, column) -%}
+    {{ merge_with_deletes(target, source, unique_key, predicates) }}
 {%- endmacro %}
 
 {% macro trino__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
@@ -17,22 +19,23 @@
     {%- set columns = model.columns.keys() | list -%}
     {%- set kept = config.get('merge_exclude_columns') or [] -%}
     {%- set match = predicates | list -%}
-    {%- for key in ([unique_key] if unique_key is string else unique_key) -%}
-        {%- do match.append('source.' ~ key ~ ' = target.' ~ key) -%}
-    {%- endfor -%}
+    {%- set keys = [unique_key] if unique_key is string else unique_key -%}
+    {%- do match.append(same_key(keys, 'source', 'target')) -%}
     {%- set changes = [] -%}
     {%- for column in config.get('changed_by') or ['_lsn'] -%}
         {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
     {%- endfor -%}
-    {%- set key = unique_key if unique_key is string else unique_key[0] -%}
     {%- if var('replay_from') is not none -%} {%- do changes.append('true') -%} {%- endif -%}
     {%- set changed = '(' ~ changes | join(' or ') ~ ')' -%}
     {%- set pending -%}
         select 1
         from {{ source }} as source
-        left join {{ target }} as target on {{ match | join(' and ') }}
+        left join (
+            select held.* from {{ target }} as held
+            where exists (select 1 from {{ source }} as source where {{ same_key(keys, 'source', 'held') }})
+        ) as target on {{ match | join(' and ') }}
         where case
-            when target.{{ key }} is null then not source._deleted
+            when target.{{ keys[0] }} is null then not source._deleted
             else source._deleted or {{ changed }}
         end
         limit 1
@@ -53,6 +56,31 @@
     values
         (source.{{ columns | join(', source.') }})
     {%- endif -%}
+{%- endmacro %}
+
+
+{#-
+    That a target's row has a value which is staged, by the values themselves where they are few:
+    Spark would shuffle the whole target to find the rows that match.
+-#}
+{% macro among_staged(source, column, few=5000) -%}
+    {%- set type = engine_type(model.columns[column].data_type) -%}
+    {%- set staged -%}
+        select distinct cast({{ column }} as string) from {{ source }}
+        where {{ column }} is not null
+        limit {{ few + 1 }}
+    {%- endset -%}
+    {%- set values = run_query(staged).columns[0].values() -%}
+    {%- if type == 'binary' or values | length > few -%} {{- return([]) -}} {%- endif -%}
+    {%- set literals = [] -%}
+    {%- for value in values -%} {%- do literals.append(literal(value, type)) -%} {%- endfor -%}
+    {{- return(['target.' ~ column ~ ' in (' ~ (literals or ['null']) | join(', ') ~ ')']) -}}
+{%- endmacro %}
+
+
+{#- A value that Spark has written as text, as what it was. -#}
+{% macro literal(value, type) -%}
+    cast('{{ value | replace('\\', '\\\\') | replace("'", "\\'") }}' as {{ type }})
 {%- endmacro %}
 
 

@@ -250,6 +250,32 @@ def test_a_branch_that_spark_goes_on_with_is_equal_to_one_that_trino_builds_anew
     assert_alike(without=OF_THE_WAY)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_keys_of_what_a_branch_has_written_are_tested_against_the_whole_table(
+    demo: str, branches: None, dbt: Dbt, tmp_path: Path, engine: str
+) -> None:
+    def tested() -> tuple[Done, str]:
+        done = dbt(MINE, engine, "test", "--select", "fct_loans,test_name:is_key")
+        (compiled,) = (tmp_path / f"{MINE}_{engine}" / "compiled").rglob("is_key_fct_loans*.sql")
+        return done, compiled.read_text()
+
+    done, query = tested()
+    assert_succeeded([done])
+    assert "having" not in query, "nothing was written"
+
+    table = open_catalog(MINE).load_table("gold.fct_loans")
+    row = table.scan(limit=1).to_arrow()
+    table.append(row)
+    done, query = tested()
+    assert "Got 1 result" in done.stdout, done.stdout
+    assert query.count(".parquet") == 1
+
+    nameless = pa.nulls(1, row.schema.field("loan_id").type)
+    table.overwrite(row.set_column(row.schema.get_field_index("loan_id"), "loan_id", nameless))
+    done, _ = tested()
+    assert "Got 1 result" in done.stdout, done.stdout
+
+
 # --- macro by macro, and trap by trap -------------------------------------------------------------
 
 Values = list[dict[str, Any]]
@@ -281,6 +307,18 @@ CARRIED: dict[str, list[tuple[Any, Any]]] = {
     "bytea": [("AP8=", b"\x00\xff"), (None, None)],
 }
 """How Debezium writes a value of a type, and what it is in the lake; null if it can't be held."""
+
+KEYS: dict[str, Any] = {
+    "smallint": -32768,
+    "bigint": 2**63 - 1,
+    "boolean": True,
+    "double precision": 0.1,
+    "numeric(38,10)": Decimal("-1234567890123456789012345678.0123456789"),
+    "date": date(1969, 12, 31),
+    "timestamp": datetime(1969, 12, 31, 23, 59, 59, 999_999),  # noqa: DTZ001
+    "timestamptz": datetime(2026, 2, 28, 23, 0, 0, 1, UTC),
+}
+"""A key of each type but text; as text it is as Python and Spark both write it."""
 
 
 @pytest.fixture
@@ -362,6 +400,20 @@ def test_a_query_that_must_not_go_on_ends_with_a_message(
     assert ask(engine, good) == [{"one": 1}]
     with pytest.raises(Exception, match="take it anew"):
         ask(engine, bad)
+
+
+def test_a_staged_key_of_every_type_is_found_by_its_literal(tmp_path: Path, ask: Ask) -> None:
+    keys = [
+        ("text", "O'Neil \\' \\\\ \t\n🙂", "O'Neil \\' \\\\ \t\n🙂"),
+        *((declared, str(value), value) for declared, value in KEYS.items()),
+    ]
+    literals = (
+        f"{{{{ literal({json.dumps(text)}, engine_type('{declared}')) }}}} as c{number}"
+        for number, (declared, text, _) in enumerate(keys)
+    )
+    (query,) = compiled(tmp_path, "spark", f"select {', '.join(literals)}")
+    (found,) = ask("spark", query)
+    assert list(found.values()) == [value for _, _, value in keys]
 
 
 def answer(ask: Ask, engine: str, query: str) -> str:

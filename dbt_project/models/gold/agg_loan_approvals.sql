@@ -32,28 +32,35 @@ touched as ( -- the groups that a changed loan is in, or has been in
 
 counted as (
     select
-        touched.applied_month,
-        touched.loan_intent,
-        count(loans.loan_id) as applications,
-        count(case when loans.is_decided then 1 end) as decided,
-        count(case when loans.is_approved then 1 end) as approved,
-        sum(loans.loan_amnt) as requested_amount,
-        sum(case when loans.is_approved then loans.loan_amnt else 0 end) as approved_amount,
-        max(loans._prior_commit_lsn) as _prior_commit_lsn
-    from touched
-    left join loans
-        on
-            touched.applied_month = loans.applied_month
-            and touched.loan_intent = loans.loan_intent
-    group by touched.applied_month, touched.loan_intent
+        applied_month,
+        loan_intent,
+        count(*) as applications,
+        count(case when is_decided then 1 end) as decided,
+        count(case when is_approved then 1 end) as approved,
+        sum(loan_amnt) as requested_amount,
+        sum(case when is_approved then loan_amnt else 0 end) as approved_amount,
+        max(_prior_commit_lsn) as _prior_commit_lsn
+    from loans
+    group by applied_month, loan_intent
 ),
 
 rated as (
     select
-        *,
-        cast(approved as double) / nullif(decided, 0) as approval_rate,
-        applications = 0 as _deleted
-    from counted
+        touched.applied_month,
+        touched.loan_intent,
+        counted.applications,
+        counted.decided,
+        counted.approved,
+        counted.requested_amount,
+        counted.approved_amount,
+        counted._prior_commit_lsn,
+        cast(counted.approved as double) / nullif(counted.decided, 0) as approval_rate,
+        counted.applications is null as _deleted
+    from touched
+    left join counted
+        on
+            touched.applied_month = counted.applied_month
+            and touched.loan_intent = counted.loan_intent
 )
 
 select

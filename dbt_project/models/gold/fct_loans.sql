@@ -4,11 +4,7 @@
 {% set since, payments_since = watermark(), watermark('_payments_prior_commit_lsn') %}
 {% set payments_snapshot = newest_snapshot('loan_payment') %}
 
-with loans as (
-    select * from {{ ref('loans') }}
-),
-
-history as (
+with history as (
     select * from {{ ref('loans_history') }}
 ),
 
@@ -29,6 +25,13 @@ touched as (
     union
     select loan_id from {{ this }}
     where _payments_prior_commit_lsn < {{ payments_snapshot }} - 1
+    {% endif %}
+),
+
+loans as (
+    select * from {{ ref('loans') }}
+    {% if is_incremental() %}
+    where loan_id in (select touched.loan_id from touched)
     {% endif %}
 ),
 
