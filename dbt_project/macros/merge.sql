@@ -5,9 +5,7 @@
 -#}
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
     {%- do run_query('cache table ' ~ source) -%}
-    {%- set column = unique_key if unique_key is string else unique_key[0] -%}
-    {%- set predicates = (incremental_predicates or []) + among_staged(source, column) -%}
-    {{ merge_with_deletes(target, source, unique_key, predicates) }}
+    {{ merge_with_deletes(target, source, unique_key, incremental_predicates or []) }}
 {%- endmacro %}
 
 {% macro trino__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
@@ -45,7 +43,7 @@
     {%- else -%}
     merge into {{ target }} as target
     using {{ source }} as source
-    on {{ match | join(' and ') }}
+    on {{ (match + adapter.dispatch('among_staged')(source, keys[0])) | join(' and ') }}
     when matched and source._deleted then delete
     when matched and {{ changed }} then update set
         {%- for column in columns if column not in kept %}
@@ -61,9 +59,11 @@
 
 {#-
     That a target's row has a value which is staged, by the values themselves where they are few:
-    Spark would shuffle the whole target to find the rows that match.
+    Spark would shuffle the whole target to find the rows that match. (Trino finds out by itself.)
 -#}
-{% macro among_staged(source, column, few=5000) -%}
+{% macro trino__among_staged(source, column) -%} {{- return([]) -}} {%- endmacro %}
+
+{% macro spark__among_staged(source, column, few=5000) -%}
     {%- set type = engine_type(model.columns[column].data_type) -%}
     {%- set staged -%}
         select distinct cast({{ column }} as string) from {{ source }}

@@ -408,8 +408,8 @@ def test_a_staged_key_of_every_type_is_found_by_its_literal(tmp_path: Path, ask:
         *((declared, str(value), value) for declared, value in KEYS.items()),
     ]
     literals = (
-        f"{{{{ literal({json.dumps(text)}, engine_type('{declared}')) }}}} as c{number}"
-        for number, (declared, text, _) in enumerate(keys)
+        f"{{{{ literal({json.dumps(text, ensure_ascii=False)}, engine_type('{declared}')) }}}} as c{n}"
+        for n, (declared, text, _) in enumerate(keys)
     )
     (query,) = compiled(tmp_path, "spark", f"select {', '.join(literals)}")
     (found,) = ask("spark", query)
