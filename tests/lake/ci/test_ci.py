@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from lake.catalog import alone, connect, open_catalog
 from lake.ci import run
 from lake.ci.report import Check, Report, html, markdown
 from lake.credentials import credentials
-from lake.settings import TRUNK
+from lake.settings import ROOT, TRUNK
 
 ROOMS = ("lake", "ingestion", "quality", "feature_repo", "streaming", "dbt_project", ".github")
 
@@ -171,6 +172,25 @@ def test_the_workflow_of_github_says_that_nothing_is_modified(
     assert (tmp_path / "lake-ci" / "report.html").exists()
     assert not (tmp_path / "lake").exists(), "the credentials are gone"
     assert ci_branches() == []
+
+
+@pytest.mark.parametrize(
+    ("host", "where", "what"),
+    [
+        ("github-workflows", ".github/workflows/lake-ci.yml", "(.*)"),
+        ("gitlab-ci", "docs/ci.md", "```yaml\n(lake ci:.*?)```"),
+    ],
+)
+def test_a_host_accepts_the_job_that_is_ready_for_it(
+    tmp_path: Path, host: str, where: str, what: str
+) -> None:
+    (job,) = re.findall(what, (ROOT / where).read_text(), re.DOTALL)[:1]
+    written = tmp_path / "job.yml"
+    written.write_text(job)
+    check = Path(sys.executable).with_name("check-jsonschema")
+    options = ("--builtin-schema", f"vendor.{host}", "--data-transform", "gitlab-ci")
+    done = subprocess.run([check, *options, written], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_branch_of_a_job_that_was_killed_goes_and_that_of_one_at_work_stays(
