@@ -4,7 +4,8 @@
 
 It works on that installation's loans, on a branch that is dropped. Each layout is written by Spark;
 then each engine merges 1,000 changes that are spread over all keys, and asks for a sum over all
-rows and for one row. Seconds; the median of three of what only reads, the second of two merges.
+rows and for one row. Seconds; the median of three of what only reads, the second of two merges. The
+first layout is done once before, for servers that are warm.
 """
 
 import statistics
@@ -65,7 +66,8 @@ def layouts(spark: SparkSession, ask: Callable[[str], object]) -> Table:
 
     table = Table("LAYOUT", "written", *("merge", "sum", "one row") * 2)
     columns = spark.table("silver.loans").columns
-    for name, (properties, partitioning, order) in LAYOUTS.items():
+    warm_up = next(iter(LAYOUTS.values()))
+    for name, (properties, partitioning, order) in [("", warm_up), *LAYOUTS.items()]:
         listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
         made = f"create table {TABLE} using iceberg {partitioning} tblproperties ({listed})"
 
@@ -83,7 +85,8 @@ def layouts(spark: SparkSession, ask: Callable[[str], object]) -> Table:
                 times = [timed(partial(engine, query)) for _ in range(ROUNDS)]
                 row.append(statistics.median(times))
         spark.sql(f"drop table {TABLE}").collect()
-        table.add_row(name, *(f"{seconds:.2f}" for seconds in row))
+        if name:
+            table.add_row(name, *(f"{seconds:.2f}" for seconds in row))
     return table
 
 

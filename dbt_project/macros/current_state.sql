@@ -60,7 +60,7 @@ select
         select
             *,
             row_number() over (
-                partition by {{ quoted(key) }} order by _prior_commit_lsn desc, _lsn desc
+                partition by {{ quoted(key) }} order by _prior_commit_lsn desc, _lsn desc, _ingested_at
             ) as _nth
         from {{ relation }}
         {%- if single and not is_incremental() %}

@@ -1,11 +1,15 @@
 {#-
     Every version of a source table's rows, with the time for which it held. A version is valid if it
     holds the rules of the model `rules_of`; what a bulk snapshot holds began with the source's last
-    write of it, where a column `written_at` tells that, and else when it was landed.
+    write of it, where a column `written_at` tells that, and else when it was landed. A change that
+    was landed twice is one version.
 -#}
 {% macro history(table, rules_of=none, written_at='_ingested_at') -%}
 {%- set since, snapshot = watermark(), newest_snapshot(table) -%}
 {%- set key = declared_table(table).key -%}
+{%- set in_order -%}
+    partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn, _ingested_at desc
+{%- endset -%}
 with changes as (
     {{ changelog(table, since, snapshot) }}
     {{ vanished(table, this, snapshot, 'is_current') if is_incremental() }}
@@ -50,12 +54,8 @@ versions as (
 followed as (
     select
         *,
-        lead(valid_from) over (
-            partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn
-        ) as next_from,
-        lead(_lsn) over (
-            partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn
-        ) is null as is_last
+        lead(valid_from) over ({{ in_order }}) as next_from,
+        lead(_lsn) over ({{ in_order }}) as next_lsn
     from versions
     {%- if not is_incremental() %}
     where {{ has_company('versions', key, "op = 'r'") }}
@@ -63,7 +63,7 @@ followed as (
     select
         *,
         cast(null as {{ engine_type('timestamptz') }}) as next_from,
-        true as is_last
+        cast(null as bigint) as next_lsn
     from versions
     where not {{ has_company('versions', key, "op = 'r'") }}
     {%- endif %}
@@ -72,10 +72,11 @@ followed as (
 dated as (
     select
         *,
-        is_last and op <> 'd' as is_current,
+        next_lsn is null and op <> 'd' as is_current,
         case when op = 'd' then valid_from else next_from end as valid_to,
         false as _deleted
     from followed
+    where next_lsn is null or next_lsn <> _lsn
 )
 
 select
