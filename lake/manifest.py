@@ -25,6 +25,8 @@ TARGET = PROJECT / "target"
 MADE = ("target", "logs")
 """The directories of the project that dbt makes."""
 RULES = Path(__file__).with_name("contract.py")
+GATE_FOLLOWS = "LAKE_GATE_FOLLOWS"
+"""What tells the project's macros that a gate judges what is built (`macros/written.sql`)."""
 
 
 @dataclass(frozen=True)
@@ -183,12 +185,14 @@ def copy_project(to: Path) -> Path:
     return Path(shutil.copytree(PROJECT, to, ignore=shutil.ignore_patterns(*MADE)))
 
 
-def dbt(*arguments: str) -> None:
+def dbt(*arguments: str, gate_follows: bool = False) -> None:
     """Run a dbt command on the project, its output on this terminal.
+
+    Where the gate follows, which judges every row, only keys that a branch has written are tested.
 
     Raises LakeError where the project has mistakes or dbt fails.
     """
-    _dbt(arguments, None)
+    _dbt(arguments, None, {GATE_FOLLOWS: "1"} if gate_follows else {})
 
 
 def selected(*options: str) -> list[str]:
@@ -203,14 +207,20 @@ def selected(*options: str) -> list[str]:
     return [json.loads(line)["unique_id"] for line in listed.splitlines() if line.startswith("{")]
 
 
-def _dbt(arguments: Sequence[str], stdout: int | None) -> str:
+def _dbt(
+    arguments: Sequence[str], stdout: int | None, variables: dict[str, str] | None = None
+) -> str:
     """What dbt wrote, where `stdout` is a pipe."""
     check()
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
     verb, *options = arguments  # which come last, so that they may name another project
     command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
     done = subprocess.run(
-        tied(command), env=os.environ | environment(), cwd=PROJECT, stdout=stdout, text=True
+        tied(command),
+        env=os.environ | environment() | (variables or {}),
+        cwd=PROJECT,
+        stdout=stdout,
+        text=True,
     )
     if done.returncode:
         sys.stderr.write(done.stdout or "")

@@ -110,7 +110,7 @@ def _build(options: Sequence[str], found: list[Result], say: Say) -> None:
     for step in steps:
         began = time.time()
         try:
-            dbt("build", "--quiet", *step)
+            dbt("build", "--quiet", *step, gate_follows=True)
         finally:
             found += results.of_dbt(step, began)
 

@@ -1,10 +1,12 @@
 {#-
     The data files of a table that `lake` does not have: what this branch has written. None where that
-    may be all of it: they are many, `lake` has no such table, or this is `lake`.
+    may be all of it: they are many, `lake` has no such table, or this is `lake`; and where no gate
+    follows that judges every row: a key that is new has never been tested.
 -#}
 {% macro files_written(relation, few=20) -%}
     {%- set published, branch = 'lake.' ~ relation.schema, env_var('LAKE_BRANCH', 'lake') -%}
     {%- if not execute or flags.INTROSPECT is false or branch == 'lake'
+        or not env_var('LAKE_GATE_FOLLOWS', '')
         or not is_listed('show schemas from lake', relation.schema)
         or not is_listed('show tables from ' ~ published, relation.identifier) -%}
         {{- return(none) -}}

@@ -24,7 +24,7 @@ from trino.exceptions import TrinoUserError
 
 from lake.branches import branch
 from lake.catalog import open_catalog
-from lake.manifest import PROJECT
+from lake.manifest import GATE_FOLLOWS, PROJECT
 from lake.settings import ROOT, environment, on_branch
 from lake.stack import trino
 from quality.frames import spark
@@ -256,14 +256,25 @@ def test_a_branch_that_spark_goes_on_with_is_equal_to_one_that_trino_builds_anew
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_keys_of_what_a_branch_has_written_are_tested_against_the_whole_table(
-    demo: str, branches: None, dbt: Dbt, tmp_path: Path, engine: str
+def test_where_a_gate_follows_keys_that_a_branch_has_written_are_tested_against_the_whole_table(
+    demo: str,
+    branches: None,
+    dbt: Dbt,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
 ) -> None:
     def tested() -> tuple[Done, str]:
         done = dbt(MINE, engine, "test", "--select", "fct_loans,test_name:is_key")
         (compiled,) = (tmp_path / f"{MINE}_{engine}" / "compiled").rglob("is_key_fct_loans*.sql")
         return done, compiled.read_text()
 
+    done, query = tested()
+    assert_succeeded([done])
+    assert query.count("having") == 1
+    assert ".parquet" not in query, "no gate follows: every row is"
+
+    monkeypatch.setenv(GATE_FOLLOWS, "1")
     done, query = tested()
     assert_succeeded([done])
     assert "having" not in query, "nothing was written"

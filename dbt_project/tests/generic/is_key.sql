@@ -1,7 +1,7 @@
 {#-
-    The columns identify a row: none is null and no two rows share them. Looked at are keys of rows
-    that this branch has written: the others were when they were published. (Spark is told that
-    these are few; to Trino that is a comment.)
+    The columns identify a row: none is null and no two rows share them. Where a gate follows, looked
+    at are keys of rows that this branch has written: the others were when they were published. (Spark
+    is told that these are few; to Trino that is a comment.)
 -#}
 {% test is_key(model, columns) -%}
     {%- set written = files_written(model) -%}
