@@ -66,12 +66,12 @@ def layouts(spark: SparkSession, ask: Callable[[str], object]) -> Table:
 
     table = Table("LAYOUT", "written", *("merge", "sum", "one row") * 2)
     columns = spark.table("silver.loans").columns
-    warm_up = next(iter(LAYOUTS.values()))
-    for name, (properties, partitioning, order) in [("", warm_up), *LAYOUTS.items()]:
+
+    def measured(properties: dict[str, str], partitioning: str, order: str | None) -> list[float]:
         listed = ", ".join(f"'{key}' = '{value}'" for key, value in properties.items())
         made = f"create table {TABLE} using iceberg {partitioning} tblproperties ({listed})"
 
-        def write(made: str = made, order: str | None = order) -> None:
+        def write() -> None:
             spark.sql(f"{made} as select * from silver.loans where false").collect()
             if order:
                 spark.sql(f"alter table {TABLE} write ordered by {order}").collect()
@@ -85,8 +85,11 @@ def layouts(spark: SparkSession, ask: Callable[[str], object]) -> Table:
                 times = [timed(partial(engine, query)) for _ in range(ROUNDS)]
                 row.append(statistics.median(times))
         spark.sql(f"drop table {TABLE}").collect()
-        if name:
-            table.add_row(name, *(f"{seconds:.2f}" for seconds in row))
+        return row
+
+    measured(*next(iter(LAYOUTS.values())))
+    for name, layout in LAYOUTS.items():
+        table.add_row(name, *(f"{seconds:.2f}" for seconds in measured(*layout)))
     return table
 
 

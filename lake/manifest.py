@@ -203,13 +203,12 @@ def selected(*options: str) -> list[str]:
     listed = _dbt(
         ("ls", "--quiet", "--output", "json", "--output-keys", "unique_id", *options),
         subprocess.PIPE,
+        {},
     )
     return [json.loads(line)["unique_id"] for line in listed.splitlines() if line.startswith("{")]
 
 
-def _dbt(
-    arguments: Sequence[str], stdout: int | None, variables: dict[str, str] | None = None
-) -> str:
+def _dbt(arguments: Sequence[str], stdout: int | None, variables: dict[str, str]) -> str:
     """What dbt wrote, where `stdout` is a pipe."""
     check()
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
@@ -217,7 +216,7 @@ def _dbt(
     command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
     done = subprocess.run(
         tied(command),
-        env=os.environ | environment() | (variables or {}),
+        env=os.environ | environment() | variables,
         cwd=PROJECT,
         stdout=stdout,
         text=True,

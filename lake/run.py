@@ -60,7 +60,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
             with on_branch(name):
                 say(f"building on {name}")
                 try:
-                    _build(options, found, say)
+                    _build(options, found, say, gate_follows=set(LAYERS) <= {*layers})
                     _trace(say)
                     say("judging")
                     judged = validate(layers)
@@ -98,7 +98,7 @@ def replay(names: Sequence[str], since: int = START) -> list[str]:
     return [*select, "--vars", f"{{replay_from: {since}}}"]
 
 
-def _build(options: Sequence[str], found: list[Result], say: Say) -> None:
+def _build(options: Sequence[str], found: list[Result], say: Say, *, gate_follows: bool) -> None:
     """Have dbt build, and add what it did to `found`. Raises LakeError where it fails."""
     steps = [publish.with_state(options)]
     changed = rules.changed()
@@ -110,7 +110,7 @@ def _build(options: Sequence[str], found: list[Result], say: Say) -> None:
     for step in steps:
         began = time.time()
         try:
-            dbt("build", "--quiet", *step, gate_follows=True)
+            dbt("build", "--quiet", *step, gate_follows=gate_follows)
         finally:
             found += results.of_dbt(step, began)
 

@@ -29,7 +29,6 @@ ICEBERG = {
 }
 """Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
 
-GOLD = ("gold.fct_loans", "gold.agg_loan_approvals", "gold.ftr_loans")
 PATIENCE_SECONDS = 6.0
 
 
@@ -53,7 +52,8 @@ def frames(layer: str) -> dict[str, DataFrame]:
         return bronze()
     if layer == "silver":
         return {name: read(name) for name in (f"silver.{model.name}" for model in models(layer))}
-    found = {name: read(name) for name in ("silver.loans", *GOLD)}
+    names = ("silver.loans", *(f"gold.{model.name}" for model in models(layer)))
+    found = {name: read(name) for name in names}
     return found | {"gold.totals": totals(found)}
 
 

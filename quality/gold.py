@@ -1,14 +1,22 @@
 """Gold adds up to silver, and looks like the business that it describes.
 
-Totals are silver's. By hand: the ranges in which a lender's figures have been so far; a figure
-outside is a change of the business, or a fault, and somebody should say which.
+Keys are the contract's, for every model. Totals are silver's. By hand: the ranges in which a
+lender's figures have been so far; a figure outside is a change of the business, or a fault, and
+somebody should say which.
 """
 
 from lake.manifest import manifest
-from quality.suite import Suite, between, gxe, key, none, one_of
+from quality.suite import Suite, between, gxe, keys, none, one_of
 
 
 def suite() -> Suite:
+    declared, by_hand = keys("gold"), _by_hand()
+    return {
+        name: [*declared.get(name, ()), *by_hand.get(name, ())] for name in {**by_hand, **declared}
+    }
+
+
+def _by_hand() -> Suite:
     features = manifest()["nodes"]["model.lakehouse.ftr_loans"]["columns"]
     return {
         "gold.totals": [
@@ -18,7 +26,6 @@ def suite() -> Suite:
             ),
         ],
         "gold.fct_loans": [
-            *key("loan_id"),
             one_of("age_band", "under 30", "30-39", "40-49", "50-59", "60 and over"),
             one_of("income_band", "low", "middle", "high"),
             none(
@@ -44,7 +51,6 @@ def suite() -> Suite:
             ),
         ],
         "gold.agg_loan_approvals": [
-            *key("applied_month", "loan_intent"),
             between("approval_rate", 0, 1),
             none(
                 "between 10 % and 40 % of the decided are approved",
@@ -53,7 +59,6 @@ def suite() -> Suite:
             ),
         ],
         "gold.ftr_loans": [
-            *key("loan_id", "event_timestamp"),
             gxe.ExpectTableColumnsToMatchSet(
                 column_set=list(features), description="the declared features, and no label"
             ),

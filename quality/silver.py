@@ -9,22 +9,23 @@ from collections.abc import Sequence
 
 from great_expectations.expectations.expectation import Expectation
 
-from lake.manifest import Model, models
+from lake.manifest import models
 from lake.rules import Rule, rules
-from quality.suite import Suite, between, key, none, one_of, present
+from quality.suite import Suite, between, keys, none, one_of, present
 
 
 def suite() -> Suite:
     keyed = {model.name: model.key for model in models("silver")}
-    declared = {f"silver.{model.name}": _declared(model, keyed) for model in models("silver")}
+    histories = {
+        f"silver.{model.name}": _history(model.history_of, keyed)
+        for model in models("silver")
+        if model.history_of
+    }
     by_hand = _by_hand(keyed)
-    return {name: [*found, *by_hand.get(name, ())] for name, found in declared.items()}
-
-
-def _declared(model: Model, keyed: dict[str, tuple[str, ...]]) -> list[Expectation]:
-    """What the contract alone says of a model."""
-    unique = key(*model.key) if model.key else []
-    return [*unique, *(_history(model.history_of, keyed) if model.history_of else ())]
+    return {
+        name: [*found, *histories.get(name, ()), *by_hand.get(name, ())]
+        for name, found in keys("silver").items()
+    }
 
 
 def _history(current: str, keyed: dict[str, tuple[str, ...]]) -> list[Expectation]:

@@ -10,17 +10,20 @@ from typing import Any
 import great_expectations.expectations
 from great_expectations.expectations.expectation import Expectation
 
+from lake.manifest import models
+
 gxe: Any = great_expectations.expectations  # it does not declare what it exports
+ROW_COUNT = "unexpected_rows_query.row_count"
 Suite = Mapping[str, Sequence[Expectation]]
 
 
 class _NoRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
     """Counts the rows that a query finds; to fetch them too would run the query twice."""
 
-    metric_dependencies = ("unexpected_rows_query.row_count",)
+    metric_dependencies = (ROW_COUNT,)
 
     def _validate(self, metrics: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        (count,) = (metrics[name] for name in self.metric_dependencies)
+        count = metrics[ROW_COUNT]
         return {"success": count == 0, "result": {"observed_value": count}}
 
 
@@ -37,6 +40,13 @@ def key(*columns: str) -> list[Expectation]:
             column_list=list(columns), description=f"({named}) is unique"
         )
     return [unique, *(present(column) for column in columns)]
+
+
+def keys(layer: str) -> dict[str, list[Expectation]]:
+    """The key of each model of a layer, as its contract declares it; by table, none without one."""
+    return {
+        f"{layer}.{model.name}": key(*model.key) if model.key else [] for model in models(layer)
+    }
 
 
 def present(column: str) -> Expectation:

@@ -16,9 +16,8 @@
 {% macro merge_with_deletes(target, source, unique_key, predicates) -%}
     {%- set columns = model.columns.keys() | list -%}
     {%- set kept = config.get('merge_exclude_columns') or [] -%}
-    {%- set match = predicates | list -%}
     {%- set keys = [unique_key] if unique_key is string else unique_key -%}
-    {%- do match.append(same_key(keys, 'source', 'target')) -%}
+    {%- set match = predicates + [same_key(keys, 'source', 'target')] -%}
     {%- set changes = [] -%}
     {%- for column in config.get('changed_by') or ['_lsn'] -%}
         {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
@@ -65,13 +64,14 @@
 
 {% macro spark__among_staged(source, column, few=5000) -%}
     {%- set type = engine_type(model.columns[column].data_type) -%}
+    {%- if type == 'binary' -%} {{- return([]) -}} {%- endif -%}
     {%- set staged -%}
         select distinct cast({{ column }} as string) from {{ source }}
         where {{ column }} is not null
         limit {{ few + 1 }}
     {%- endset -%}
     {%- set values = run_query(staged).columns[0].values() -%}
-    {%- if type == 'binary' or values | length > few -%} {{- return([]) -}} {%- endif -%}
+    {%- if values | length > few -%} {{- return([]) -}} {%- endif -%}
     {%- set literals = [] -%}
     {%- for value in values -%} {%- do literals.append(literal(value, type)) -%} {%- endfor -%}
     {{- return(['target.' ~ column ~ ' in (' ~ (literals or ['null']) | join(', ') ~ ')']) -}}

@@ -36,6 +36,7 @@ SCHEMAS = {
     "paid_amount decimal(18,2)",
     "gold.agg_loan_approvals": "applied_month date, loan_intent string, applications bigint, "
     "decided bigint, approved bigint, approval_rate double, requested_amount decimal(18,2)",
+    "gold.dim_dates": "date_day date",
     "bronze.loan": "loan_id bigint, _snapshot_lsn bigint",
     "bronze.loan_payment": "loan_id bigint, installment int, _snapshot_lsn bigint",
     "bronze.changes": "source_table string, lsn bigint, ingested_at timestamp, op string, "
@@ -105,6 +106,7 @@ def rows() -> Rows:
                 "requested_amount": sum(one["loan_amnt"] for one in loans),
             }
         ],
+        "gold.dim_dates": [{"date_day": date(2026, 5, day)} for day in (1, 2)],
         "gold.ftr_loans": [
             one | {"event_timestamp": DECIDED, "created_timestamp": DECIDED} for one in loans
         ],

@@ -114,6 +114,7 @@ CASES: list[tuple[str, Break, str]] = [
     ("gold.agg_loan_approvals", put("gold.agg_loan_approvals", approval_rate=1.5), "0 and 1"),
     ("gold.ftr_loans", copy("gold.ftr_loans"), "(loan_id, event_timestamp) is unique"),
     ("gold.ftr_loans", drop("gold.ftr_loans", 2), "every loan has features"),
+    ("gold.dim_dates", copy("gold.dim_dates"), "date_day is unique"),
     (
         "gold.ftr_loans",
         put("gold.ftr_loans", event_timestamp=datetime(2030, 1, 1, tzinfo=UTC)),
