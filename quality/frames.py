@@ -8,7 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
 from lake import source
-from lake.catalog import access, for_spark
+from lake.catalog import access, for_spark, open_catalog
 from lake.errors import LakeError
 from lake.manifest import SourceTable, models, source_tables
 from lake.settings import TRUNK, settings
@@ -61,15 +61,22 @@ def bronze() -> dict[str, DataFrame]:
     declared = source_tables()
     loaded = {table.bronze: newest_snapshot(read(table.bronze)) for table in declared}
     snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
-    landed = changes(
-        read("bronze.changes"), declared, {name: lsn for name, (_, lsn) in snapshots.items()}
-    )
+    since = {name: lsn for name, (_, lsn) in snapshots.items()}
+    counted = rows(snapshots, changes(read("bronze.changes"), declared, since), declared)
     return loaded | {
-        "bronze.changes": landed,
+        "bronze.changes": changes(_standing(), declared, since),
         "bronze.columns": columns(loaded, declared),
-        "bronze.rows": rows(snapshots, landed, declared),
+        "bronze.rows": counted,
         "bronze.capture": capture(),
     }
+
+
+def _standing() -> DataFrame:
+    """What has landed by now. Of the table itself each statement reads what has landed by then, and
+    so nothing is kept at hand."""
+    landed = open_catalog(TRUNK).load_table("bronze.changes").current_snapshot()
+    at = f" version as of {landed.snapshot_id}" if landed else ""
+    return spark().sql(f"select * from `{TRUNK}`.bronze.changes{at}")
 
 
 def newest_snapshot(table: DataFrame) -> DataFrame:

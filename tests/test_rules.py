@@ -22,11 +22,11 @@ OF_THE_RUN = ("run_id", "first_seen_at")
 
 
 def project(where: Path, **edits: str) -> str:
-    """A copy of the project in which rules of `loans` are others, and there are sixty more."""
+    """A copy of the project in which rules of `loans` are others."""
     copied = copy_project(where / "dbt_project")
     yml = copied / "models" / "silver" / "loans.yml"
     text = yml.read_text()
-    for name, rule in {"burden_told": f"{BURDEN}{MANY}", **edits}.items():
+    for name, rule in edits.items():
         text, edited = re.subn(rf"(?m)^( +{name}: ).*$", rf"\g<1>{rule}", text)
         assert edited == 1, name
     yml.write_text(text)
@@ -52,6 +52,7 @@ def test_changed_rules_are_applied_to_all_that_was_landed_and_changed_back_again
 
     other = project(
         tmp_path,
+        burden_told=f"{BURDEN}{MANY}",
         age_plausible="person_age between 18 and 150",
         credit_score_in_range="credit_score between 500 and 850",
     )

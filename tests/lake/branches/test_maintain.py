@@ -570,7 +570,7 @@ def test_any_interleaving_leaves_every_live_reference_its_rows_and_no_file_too_l
     retention: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = int(os.environ.get("LAKE_TEST_SEED") or random.randrange(2**32))
-    examples = int(os.environ.get("LAKE_TEST_EXAMPLES", "24"))
+    examples = int(os.environ.get("LAKE_TEST_EXAMPLES", "10"))
     with capsys.disabled():
         sys.stdout.write(f"\nLAKE_TEST_SEED={number} ")
     monkeypatch.setattr(settings().compaction, "files", 10_000)
