@@ -33,6 +33,8 @@ TYPES = (
 _ALIASES = ("int2", "int", "int4", "int8", "float4", "float8", "bool")
 _SPELT_OUT = ("timestamp without time zone", "timestamp with time zone")
 _DECIMAL = re.compile(r"(numeric|decimal) ?\( ?\d+ ?, ?\d+ ?\)")
+BUILT = ("silver", "gold")
+"""The layers whose models the gates judge, by the folders that they are in."""
 LONGEST = 200
 """So many runs are looked back on at most."""
 _POSTGRES = re.compile(r'("[^"]+"|[a-z_][\w.$ ]*?)( ?\([\d, ]+\))?( with(out)? time zone)?(\[\])*')
@@ -420,14 +422,17 @@ def _of_source(
 def _of_key(
     file: _File, where: Path_, label: str, names: list[str], tests: list[Any]
 ) -> Iterator[Mistake]:
-    """`is_key` tests name columns that are declared."""
-    for position, test in enumerate(tests):
-        arguments = test.get("is_key") if isinstance(test, dict) else None
-        for column in ((arguments or {}).get("arguments") or {}).get("columns", ()):
+    """A model has one `is_key`, which the gate judges, of columns that are declared."""
+    keys = [i for i, test in enumerate(tests) if isinstance(test, dict) and "is_key" in test]
+    for position in keys:
+        at = (*where, "data_tests", position, "is_key")
+        if position != keys[0]:
+            said = "it has a key already; test what else is unique with dbt's `unique`"
+            yield file.at(at, f"{label}.is_key: {said}")
+        for column in ((tests[position]["is_key"] or {}).get("arguments") or {}).get("columns", ()):
             if column not in names:
                 said = f"`{column}` is no column that it declares{_meant(column, names)}"
-                at = (*where, "data_tests", position, "is_key", "arguments", "columns")
-                yield file.at(at, f"{label}.is_key: {said}")
+                yield file.at((*at, "arguments", "columns"), f"{label}.is_key: {said}")
 
 
 def _of_rules(file: _File, where: Path_, model: Model, names: list[str]) -> Iterator[Mistake]:
@@ -512,6 +517,9 @@ def _of_models(
         name = str(path.relative_to(project.parent))
         if by_name[path.stem] > 1:
             yield Mistake(name, 1, f"{path.stem}: two models have this name")
+        if path.relative_to(project).parts[1] not in BUILT:
+            said = f"models are in {' or '.join(f'models/{layer}/' for layer in BUILT)}"
+            yield Mistake(name, 1, f"{path.stem}: {said}, which the gates judge")
         if complete and path.stem not in described:
             yield Mistake(name, 1, f"{path.stem}: no .yml declares it, so it has no contract")
         yield from _of_jinja(name, text, macros)

@@ -85,6 +85,12 @@ MISTAKES = [
     (LOANS, f"{AGE}\n", f"{AGE}\n          {AGE}\n", "age_plausible: stands here twice"),
     (
         LOANS,
+        "    columns:\n      - {name: loan_id",
+        "      - is_key: {arguments: {columns: [loan_id]}}\n    columns:\n      - {name: loan_id",
+        "loans.is_key: it has a key already; test what else is unique with dbt's `unique`",
+    ),
+    (
+        LOANS,
         "        rules:\n",
         "        rule:\n",
         "loans.rule: there is no such key; did you mean `rules`?",
@@ -178,7 +184,11 @@ def test_a_mistake_is_told_with_file_and_line(
 def test_a_model_without_a_contract_and_two_of_one_name_are_told(project: Path) -> None:
     (project / "models/gold/stray.sql").write_text("select 1 as one")
     (project / "models/gold/loans.sql").write_text("select 1 as one")
+    (project / "models/aside.sql").write_text("select 1 as one")
     assert [str(one) for one in contract.mistakes(project)] == [
+        "dbt_project/models/aside.sql:1: aside: models are in models/silver/ or models/gold/, "
+        "which the gates judge",
+        "dbt_project/models/aside.sql:1: aside: no .yml declares it, so it has no contract",
         "dbt_project/models/gold/loans.sql:1: loans: two models have this name",
         "dbt_project/models/gold/stray.sql:1: stray: no .yml declares it, so it has no contract",
         "dbt_project/models/silver/loans.sql:1: loans: two models have this name",
