@@ -46,7 +46,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
     Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
     and the branch is kept to look into.
     """
-    from quality.gate import validate  # heavy
+    from quality import gate  # heavy
 
     with catalog.alone("lake run", "builder"):
         for name in unfinished(PREFIX):
@@ -59,11 +59,12 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
         try:
             with on_branch(name):
                 say(f"building on {name}")
+                gate.prepare()
                 try:
                     _build(options, found, say, gate_follows=set(LAYERS) <= {*layers})
                     _trace(say)
                     say("judging")
-                    judged = validate(layers)
+                    judged = gate.validate(layers)
                 except LakeError:
                     _record_failure(name, found, say)
                     raise

@@ -5,8 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from html import escape
+from importlib import import_module
 from pathlib import Path
 from shutil import rmtree
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from lake.errors import LakeError
@@ -19,6 +21,16 @@ if TYPE_CHECKING:  # 6 CPU-seconds to import: only a verb that judges pays for i
 
 Progress = Callable[[str, str], None]
 """Called with the layer and the table that is being judged."""
+
+
+def prepare() -> None:
+    """Begin to import what judges, beside what the caller waits for: it takes seconds."""
+    Thread(target=_great_expectations).start()
+
+
+def _great_expectations() -> Any:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported
+    return import_module("great_expectations")
 
 
 def validate(layers: Sequence[str] = LAYERS, progress: Progress | None = None) -> Report:
@@ -43,8 +55,7 @@ def judge(
     layers: Mapping[str, Mapping[str, "DataFrame"]], progress: Progress | None = None
 ) -> Report:
     """Judge frames, by layer and name, by the suites of their layers."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported
-    import great_expectations as gx
+    gx = _great_expectations()
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     from quality import bronze, gold, silver
@@ -86,8 +97,7 @@ def _check(
     frame: "DataFrame",
 ) -> Any:
     """What Great Expectations finds on a frame; kept by `context` for the data docs."""
-    import great_expectations as gx
-
+    gx = _great_expectations()
     batch = datasource.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
     suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=list(expectations)))
     definition = context.validation_definitions.add(

@@ -1,6 +1,7 @@
 """One running stack for the whole session, in a state directory and on ports of its own."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +16,10 @@ from pyspark.sql.connect.session import SparkSession
 from lake.catalog import open_catalog
 from lake.credentials import credentials
 from lake.settings import Ports, settings
+
+# A shell without job control has what it starts in the background ignore interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_CSV = Path(__file__).resolve().parents[2] / "shared" / "data" / "loan_data.csv"
 

@@ -81,6 +81,8 @@ def _drop_leftovers() -> None:
 def _rehearse(
     name: str, options: Sequence[str], say: Say, *, keep: bool, incremental: bool
 ) -> Report:
+    from quality import gate  # heavy
+
     (ref,) = [ref for ref in branch.refs() if ref.name == name]
     begun = Report(
         branch=name,
@@ -100,6 +102,7 @@ def _rehearse(
         shutil.rmtree(directory)
         return begun
     say(f"building on {name}")
+    gate.prepare()
     anew = () if incremental else ("--full-refresh",)
     builds, checks, error = _build("--select", f"{MODIFIED}+", *anew, *state, *options)
     shutil.rmtree(directory)
