@@ -5,7 +5,6 @@ each session brings along, secrets included, which have no place in `profiles.ym
 """
 
 import json
-import logging
 import os
 import warnings
 
@@ -26,9 +25,7 @@ class Branch(dbtPlugin):
 
     def initialize(self) -> None:
         """Raise DbtRuntimeError where there is no such branch, or it is not to be built on."""
-        # What adapters tell of and nobody can mend: dbt-spark asks for Hive's catalog at each
-        # statement, and Spark Connect has none; Trino's client misses a keyring that it needs not.
-        logging.getLogger("trino.auth").addFilter(lambda record: record.levelno > logging.INFO)
+        # dbt-spark asks for Hive's catalog at each statement, and Spark Connect has none.
         warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
         command, branch = get_flags().WHICH, settings().branch  # type: ignore[no-untyped-call]
         if command in OFFLINE or (branch == TRUNK and command not in BUILDING):

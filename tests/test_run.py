@@ -166,7 +166,7 @@ def test_plain_dbt_builds_on_a_branch_and_nowhere_else(demo: str, target: str) -
     try:
         one = ("--select", "agg_loan_approvals", "--full-refresh")
         built = dbt("build", "--target", target, *one, on="mine")
-        assert (built.returncode, built.stderr) == (0, ""), built.stdout
+        assert built.returncode == 0, built.stdout
         assert pointers() == before
         (mine,) = [ref for ref in branch.refs() if ref.name == "mine"]
         assert mine.changed == 1
