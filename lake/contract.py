@@ -16,6 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from lake.settings import BUILT
+
 TYPES = (
     "smallint",
     "integer",
@@ -33,8 +35,6 @@ TYPES = (
 _ALIASES = ("int2", "int", "int4", "int8", "float4", "float8", "bool")
 _SPELT_OUT = ("timestamp without time zone", "timestamp with time zone")
 _DECIMAL = re.compile(r"(numeric|decimal) ?\( ?\d+ ?, ?\d+ ?\)")
-BUILT = ("silver", "gold")
-"""The layers whose models the gates judge, by the folders that they are in."""
 LONGEST = 200
 """So many runs are looked back on at most."""
 _POSTGRES = re.compile(r'("[^"]+"|[a-z_][\w.$ ]*?)( ?\([\d, ]+\))?( with(out)? time zone)?(\[\])*')

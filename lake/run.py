@@ -17,6 +17,7 @@ from lake.errors import LakeError
 from lake.manifest import dbt, manifest_text
 from lake.results import Result
 from lake.settings import LAYERS, on_branch
+from quality import gate
 
 PREFIX, RUNNING = "run_", "running"
 START = -1
@@ -46,8 +47,6 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
     Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
     and the branch is kept to look into.
     """
-    from quality import gate  # heavy
-
     with catalog.alone("lake run", "builder"):
         for name in unfinished(PREFIX):
             branch.drop(name)
@@ -61,7 +60,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
                 say(f"building on {name}")
                 gate.prepare()
                 try:
-                    _build(options, found, say, gate_follows=set(LAYERS) <= {*layers})
+                    _build(options, found, say, gate_follows=set(LAYERS) <= set(layers))
                     _trace(say)
                     say("judging")
                     judged = gate.validate(layers)

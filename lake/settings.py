@@ -29,6 +29,8 @@ TRUNK = "lake"
 """The branch that everybody reads, and that only capture and publishes move."""
 LAYERS = ("bronze", "silver", "gold")
 """The namespaces of the catalog that rows go through, in the order of their way."""
+BUILT = LAYERS[1:]
+"""Those that dbt builds, each of the models in the folder of its name."""
 QUALITY = "quality"
 """The namespace of what is found out about them; written on `lake` alone, run by run."""
 

@@ -97,7 +97,8 @@ def _check(
     frame: "DataFrame",
 ) -> Any:
     """What Great Expectations finds on a frame; kept by `context` for the data docs."""
-    gx = _great_expectations()
+    import great_expectations as gx
+
     batch = datasource.add_dataframe_asset(table).add_batch_definition_whole_dataframe("all")
     suite = context.suites.add(gx.ExpectationSuite(name=table, expectations=list(expectations)))
     definition = context.validation_definitions.add(

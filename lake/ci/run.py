@@ -23,6 +23,7 @@ from lake.manifest import dbt, manifest, model_nodes, selected, table_of
 from lake.results import Result
 from lake.run import RUNNING, Say, unfinished
 from lake.settings import LAYERS, on_branch, settings
+from quality import gate
 
 PREFIX = "ci_"
 MODIFIED = "state:modified"
@@ -81,8 +82,6 @@ def _drop_leftovers() -> None:
 def _rehearse(
     name: str, options: Sequence[str], say: Say, *, keep: bool, incremental: bool
 ) -> Report:
-    from quality import gate  # heavy
-
     (ref,) = [ref for ref in branch.refs() if ref.name == name]
     begun = Report(
         branch=name,
@@ -181,10 +180,8 @@ def _line(message: str | None) -> str:
 
 def _judge(layers: set[str]) -> tuple[tuple[Check, ...], str | None]:
     """What the gates of these layers find; or why they could not be judged."""
-    from quality.gate import validate  # heavy
-
     try:
-        judged = validate([layer for layer in LAYERS if layer in layers])
+        judged = gate.validate([layer for layer in LAYERS if layer in layers])
     except LakeError as error:
         return (), str(error)
     return tuple(

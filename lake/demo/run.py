@@ -23,6 +23,7 @@ from lake.demo import memory, proof, report, workload
 from lake.demo.fill import fill
 from lake.errors import GateError, LakeError
 from lake.manifest import copy_project, source_tables
+from lake.settings import BUILT
 from lake.stack import lifecycle, postgres, supervisor
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def go_back(steps: Steps) -> None:
 def _pointers() -> dict[tuple[str, ...], str]:
     """Where `lake` points, for each table of silver and gold."""
     lake = catalog()
-    names = [name for layer in ("silver", "gold") for name in lake.list_tables(layer)]
+    names = [name for layer in BUILT for name in lake.list_tables(layer)]
     return {name: lake.load_table(name).metadata_location for name in names}
 
 
