@@ -5,7 +5,9 @@
 -#}
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
     {%- do run_query('cache table ' ~ source) -%}
-    {{ merge_with_deletes(target, source, unique_key, incremental_predicates or []) }}
+    {%- set key = unique_key if unique_key is string else unique_key[0] -%}
+    {%- set predicates = (incremental_predicates or []) + among_staged(source, key) -%}
+    {{ merge_with_deletes(target, source, unique_key, predicates) }}
 {%- endmacro %}
 
 {% macro trino__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
@@ -27,10 +29,8 @@
     {%- set pending -%}
         select 1
         from {{ source }} as source
-        left join (
-            select held.* from {{ target }} as held
-            where exists (select 1 from {{ source }} as source where {{ same_key(keys, 'source', 'held') }})
-        ) as target on {{ match | join(' and ') }}
+        left join {{ adapter.dispatch('held')(target, source, keys) }} as target
+            on {{ match | join(' and ') }}
         where case
             when target.{{ keys[0] }} is null then not source._deleted
             else source._deleted or {{ changed }}
@@ -42,7 +42,7 @@
     {%- else -%}
     merge into {{ target }} as target
     using {{ source }} as source
-    on {{ (match + adapter.dispatch('among_staged')(source, keys[0])) | join(' and ') }}
+    on {{ match | join(' and ') }}
     when matched and source._deleted then delete
     when matched and {{ changed }} then update set
         {%- for column in columns if column not in kept %}
@@ -56,13 +56,23 @@
 {%- endmacro %}
 
 
+{#- The rows of a target that a merge can be about. Spark is told their keys. -#}
+{% macro spark__held(target, source, keys) -%} {{ target }} {%- endmacro %}
+
+{% macro trino__held(target, source, keys) -%}
+    (
+        select held.* from {{ target }} as held
+        where exists (select 1 from {{ source }} as source where {{ same_key(keys, 'source', 'held') }})
+    )
+{%- endmacro %}
+
+
 {#-
     That a target's row has a value which is staged, by the values themselves where they are few:
-    Spark would shuffle the whole target to find the rows that match. (Trino finds out by itself.)
+    Spark would shuffle the whole target to find the rows that match, and in a subquery it does not
+    know again what is kept at hand. (Trino finds out by itself.)
 -#}
-{% macro trino__among_staged(source, column) -%} {{- return([]) -}} {%- endmacro %}
-
-{% macro spark__among_staged(source, column, few=5000) -%}
+{% macro among_staged(source, column, few=5000) -%}
     {%- set type = engine_type(model.columns[column].data_type) -%}
     {%- if type == 'binary' -%} {{- return([]) -}} {%- endif -%}
     {%- set staged -%}
