@@ -23,6 +23,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 REAL_CSV = Path(__file__).resolve().parents[2] / "shared" / "data" / "loan_data.csv"
 
+SOAK = "LAKE_TEST_SOAK" in os.environ
+"""Whether minutes of load, kills and repetitions are asked for (docs/soak.md)."""
+soak = pytest.mark.skipif(not SOAK, reason="minutes of load and kills: LAKE_TEST_SOAK=1 runs it")
+
 Lake = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -12,7 +12,7 @@ from lake.catalog import catalog
 from lake.demo import proof, workload
 from lake.demo.run import Options, at_work, source
 from lake.stack import supervisor
-from tests.conftest import lake, wait_for_another
+from tests.conftest import lake, soak, wait_for_another
 
 
 def differences() -> dict[str, tuple[int, int]]:
@@ -57,6 +57,7 @@ def test_a_full_refresh_gives_what_the_increments_gave(demo: str) -> None:
         assert contents(table).select(kept).equals(rows.select(kept)), table
 
 
+@soak
 def test_capture_killed_and_maintained_at_work_loses_nothing_and_doubles_nothing(demo: str) -> None:
     hasty = {"LAKE_RETENTION__READER_HOURS": "0.01", "LAKE_COMPACTION__FILES": "2"}
     options = Options(rows=None, csv=None, seed=11, rate=100, mix=dict(workload.MIX))

@@ -23,7 +23,7 @@ from lake.demo import proof
 from lake.demo.run import source
 from lake.manifest import copy_project
 from lake.settings import on_branch
-from tests.conftest import lake
+from tests.conftest import lake, soak
 
 BRANCH = "with_customers"
 TABLE = """
@@ -176,6 +176,7 @@ def build() -> None:
         assert judged.returncode == 0, judged.stderr
 
 
+@soak
 def test_a_table_is_brought_in_under_load_through_kills_and_taken_anew_after_a_truncate(
     customer: psycopg.Connection,
 ) -> None:

@@ -34,7 +34,7 @@ from lake.branches.sweep import Files
 from lake.catalog import access, connect, for_spark, open_catalog
 from lake.errors import LakeError
 from lake.settings import TRUNK, settings
-from tests.conftest import empty_own
+from tests.conftest import SOAK, empty_own
 from tests.lake.branches.conftest import published, put, spark_session, values
 
 LATER, MUCH_LATER = timedelta(hours=25), timedelta(days=8)
@@ -570,7 +570,7 @@ def test_any_interleaving_leaves_every_live_reference_its_rows_and_no_file_too_l
     retention: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     number = int(os.environ.get("LAKE_TEST_SEED") or random.randrange(2**32))
-    examples = int(os.environ.get("LAKE_TEST_EXAMPLES", "10"))
+    examples = int(os.environ.get("LAKE_TEST_EXAMPLES", "24" if SOAK else "3"))
     with capsys.disabled():
         sys.stdout.write(f"\nLAKE_TEST_SEED={number} ")
     monkeypatch.setattr(settings().compaction, "files", 10_000)

@@ -24,11 +24,11 @@ from lake.branches import branch, publish
 from lake.catalog import access, catalog, connect, for_pyiceberg, for_spark, open_catalog
 from lake.settings import TRUNK, settings
 from lake.stack import postgres, trino
+from tests.conftest import SOAK
 from tests.lake.branches.conftest import spark_session
 
 TABLES = ("silver.reader_a", "silver.reader_b", "gold.reader_c")
-PUBLISHES = 101
-PINS = 12
+PUBLISHES, PINS = (101, 12) if SOAK else (31, 3)
 TAG = "readers_tag"
 
 Spark = Callable[[str], list[tuple[int, ...]]]
@@ -156,7 +156,7 @@ def read_by_pyiceberg(seen: Seen) -> str:
 
 @pytest.fixture(scope="module")
 def seen(lake_stack: Path) -> Iterator[Seen]:
-    """A tag is made; a process publishes a hundred times, and meanwhile three engines read."""
+    """A tag is made; a process publishes over and over, and meanwhile three engines read."""
     publish_numbers(range(1, 2))
     branch.tag(TAG)
     kept = Seen({}, [], [])
@@ -217,9 +217,7 @@ def rows(opened: Catalog, table: str) -> list[tuple[int, ...]]:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_tag_reads_the_same_on_every_engine_a_hundred_publishes_later(
-    seen: Seen, table: str
-) -> None:
+def test_a_tag_reads_the_same_on_every_engine_many_publishes_later(seen: Seen, table: str) -> None:
     last, first = ([(row, number) for row in range(3)] for number in (PUBLISHES, 1))
     assert rows(open_catalog(TRUNK), table) == last
     assert rows(SqlCatalog(TAG, **for_pyiceberg(access(TAG))), table) == first
