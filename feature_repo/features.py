@@ -181,7 +181,7 @@ def _query(query: str, **tables: pa.Table) -> pa.Table:
     with duckdb.connect() as connection:
         for name, table in tables.items():
             connection.register(name, table)
-        return connection.execute(query).to_arrow_table()
+        return connection.sql(query).to_arrow_table()
 
 
 def _write(view: FeatureView, rows: pa.Table, progress: Progress | None) -> None:

@@ -230,6 +230,42 @@ def features(loan_ids: Annotated[list[int], typer.Argument(help="loans, by their
     typer.echo(json.dumps(features.online(loan_ids), indent=2))
 
 
+@cli.command(rich_help_panel=WAY)
+def train() -> None:
+    """Train the approval model on gold, judge it, register it; the better one becomes champion."""
+    from feature_repo import features
+    from lake.branches.branch import pinned
+    from lake.branches.publish import code_version
+    from lake.stack.program import require
+    from training.train import train
+
+    require("postgres", "minio")
+    with err.status("training"), pinned() as publish:
+        done = train(features.training_frame(), publish, code_version())
+    err.print(
+        f"version {done.version}: ROC AUC {done.scores.roc_auc:.4f} on {done.judged_rows:,} later"
+        f" loans, trained on {done.trained_rows:,}, {done.seconds:.1f} s",
+        highlight=False,
+    )
+    before = f" (the one so far: {done.champion.roc_auc:.4f})" if done.champion else ""
+    err.print(f"it is {'the champion' if done.is_champion else 'not the champion'}{before}")
+
+
+@cli.command(rich_help_panel=WAY)
+def serve() -> None:
+    """Answer how likely loans are approved, over HTTP on LAKE_PORTS__SERVING, until Ctrl-C."""
+    import uvicorn
+
+    from feature_repo import features
+    from lake.settings import settings
+    from lake.stack.program import require
+    from serving.api import api, champion
+
+    require("postgres", "minio", "valkey")
+    served = api(champion(), features.online)
+    uvicorn.run(served, host=settings().host, port=settings().ports.serving)
+
+
 @cli.command(
     rich_help_panel=WAY,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -13,7 +13,9 @@ from pydantic import BaseModel, Field, ValidationError
 from lake.errors import LakeError
 from lake.settings import settings
 
-Role = Literal["reader", "builder", "publisher", "ingest", "capture", "recorder", "maintenance"]
+Role = Literal[
+    "reader", "builder", "publisher", "ingest", "capture", "recorder", "maintenance", "trainer"
+]
 """Who works on the lake; what each may do stands in `branches/schema.sql` and `object_store.py`."""
 ROLES: tuple[Role, ...] = get_args(Role)
 

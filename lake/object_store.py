@@ -22,6 +22,8 @@ WRITABLE = ("warehouse", "branches")
 """Where tables are; one that was made on a branch stays where it was made when it is published."""
 CAPTURE = "capture"
 """Where capture keeps the lists of files that it has written and not committed yet."""
+MODELS = "models"
+"""Where trained models are."""
 
 
 def create() -> None:
@@ -83,6 +85,7 @@ _ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "recorder": ((f"warehouse/{QUALITY}",), ()),
     "capture": (("warehouse/bronze/changes", CAPTURE), (CAPTURE,)),
     "maintenance": (("",), ("",)),
+    "trainer": ((MODELS,), ()),
 }
 
 

@@ -53,6 +53,7 @@ class Ports(BaseModel):
     trino: int = 18080
     spark: int = 15002
     capture: int = 18081
+    serving: int = 18082
 
 
 Size = Annotated[str, Field(pattern=r"^\d+[mgMG]$")]

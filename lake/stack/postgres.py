@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from lake import parts
+from lake import parts, registry
 from lake.catalog import OWNER
 from lake.credentials import ROLES, credentials, write_private
 from lake.errors import LakeError
@@ -149,7 +149,13 @@ def create_databases() -> None:
             _role(connection, role, secrets.roles[role].password)
         _database(connection, "feast", "feast", ())
         _database(connection, settings().catalog_database, OWNER, ROLES)
+        _database(connection, registry.DATABASE, registry.OWNER, (registry.READER,))
         connection.execute("revoke all on database postgres, template1 from public")
+    with LAKE.admin(registry.DATABASE) as connection:
+        connection.execute(
+            f"alter default privileges for role {registry.OWNER}"
+            f" grant select on tables to {registry.READER}"
+        )
 
 
 def create_source() -> None:

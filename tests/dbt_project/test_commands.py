@@ -61,8 +61,9 @@ def test_the_docs_know_every_table_and_who_depends_on_it(
             assert columns, name
             assert {*columns} <= {*found[part][name]["columns"]}, name
     assert (made / "index.html").exists()
-    exposed = declared["exposures"]["exposure.lakehouse.loan_approval_features"]
-    assert "model.lakehouse.ftr_loans" in exposed["depends_on"]["nodes"]
+    for name in ("features", "model", "api"):
+        exposed = declared["exposures"][f"exposure.lakehouse.loan_approval_{name}"]
+        assert "model.lakehouse.ftr_loans" in exposed["depends_on"]["nodes"]
 
 
 def test_an_exposure_is_traced_to_the_source(pinned: str, project: Path) -> None:

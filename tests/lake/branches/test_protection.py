@@ -576,7 +576,7 @@ def test_a_branch_s_key_deletes_its_own_files_and_no_other_branch_s(mine: Access
 
 
 @pytest.mark.parametrize(
-    "role", ["reader", "builder", "publisher", "ingest", "capture", "recorder"]
+    "role", ["reader", "builder", "publisher", "ingest", "capture", "recorder", "trainer"]
 )
 def test_no_role_but_maintenance_deletes_a_file_that_was_published(
     before: Lake, role: Role
@@ -691,6 +691,11 @@ def test_a_branch_s_key_dies_with_the_branch(first: Access, end: str) -> None:
         ("recorder", "warehouse/silver/x"),
         ("recorder", "branches/x"),
         ("recorder", "capture/x"),
+        ("trainer", "warehouse/gold/x"),
+        ("trainer", "branches/x"),
+        ("reader", "models/x"),
+        ("builder", "models/x"),
+        ("recorder", "models/x"),
     ],
 )
 def test_a_role_puts_nothing_outside_its_paths(before: Lake, role: Role, path: str) -> None:
@@ -699,7 +704,7 @@ def test_a_role_puts_nothing_outside_its_paths(before: Lake, role: Role, path: s
 
 
 @pytest.mark.parametrize(
-    "role", ["reader", "builder", "publisher", "ingest", "capture", "recorder"]
+    "role", ["reader", "builder", "publisher", "ingest", "capture", "recorder", "trainer"]
 )
 def test_no_role_changes_what_the_bucket_allows(before: Lake, role: Role) -> None:
     store, bucket = of_role(role), settings().bucket
