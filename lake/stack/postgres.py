@@ -148,7 +148,8 @@ def create_databases() -> None:
         for role in ROLES:
             _role(connection, role, secrets.roles[role].password)
         _database(connection, "feast", "feast", ())
-        _database(connection, settings().catalog_database, OWNER, ROLES)
+        of_the_catalog = tuple(role for role in ROLES if role != registry.OWNER)
+        _database(connection, settings().catalog_database, OWNER, of_the_catalog)
         _database(connection, registry.DATABASE, registry.OWNER, (registry.READER,))
         connection.execute("revoke all on database postgres, template1 from public")
     with LAKE.admin(registry.DATABASE) as connection:
