@@ -5,10 +5,16 @@ Training writes it and serving reads it: neither knows the other.
 
 import logging
 import os
+from typing import TYPE_CHECKING
+
+import psycopg
 
 from lake.credentials import Role, credentials
 from lake.object_store import REGION
 from lake.settings import settings
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 DATABASE = "mlflow"
 OWNER: Role = "trainer"
@@ -34,3 +40,29 @@ def open_as(role: Role) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     address = f"{settings().host}:{settings().ports.postgres}/{DATABASE}"
     mlflow.set_tracking_uri(f"postgresql+psycopg://{role}:{secrets.password}@{address}")
+
+
+def is_empty() -> bool:
+    """Whether nothing was ever registered: MLflow makes its tables when something is."""
+    with psycopg.connect(
+        host=settings().host,
+        port=settings().ports.postgres,
+        dbname=DATABASE,
+        user=READER,
+        password=credentials().roles[READER].password,
+    ) as connection:
+        found = connection.execute("select to_regclass('registered_models') is null").fetchone()
+    return found == (True,)
+
+
+def champion() -> "ModelVersion | None":
+    """The version that is served, in the registry that is open; None where there is none."""
+    from mlflow import MlflowClient  # heavy
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return MlflowClient().get_model_version_by_alias(MODEL, CHAMPION)
+    except MlflowException as error:  # there is no such model, or it has no such alias
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise

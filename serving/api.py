@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import mlflow
 import pandas as pd
 from fastapi import FastAPI, HTTPException
-from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, Field
 from sklearn.pipeline import Pipeline
 
@@ -66,12 +65,9 @@ class Model(BaseModel):
 def champion() -> Champion:
     """Load what is served. Raises LakeError where nothing was trained yet."""
     registry.open_as(registry.READER)
-    try:
-        found = mlflow.MlflowClient().get_model_version_by_alias(registry.MODEL, registry.CHAMPION)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise LakeError("no model was trained yet: `lake train`") from None
-        raise
+    found = None if registry.is_empty() else registry.champion()
+    if found is None:
+        raise LakeError("no model was trained yet: `lake train`")
     assert found.run_id
     run = mlflow.get_run(found.run_id).data
     pipeline = mlflow.sklearn.load_model(f"models:/{registry.MODEL}/{found.version}")

@@ -69,6 +69,12 @@ def asked(api: str, body: object) -> dict[str, object]:
         return found
 
 
+def test_nothing_is_served_before_a_model_was_trained(lake_stack: Path) -> None:
+    done = lake("serve")
+    assert done.returncode == 2
+    assert done.stderr == "error: no model was trained yet: `lake train`\n"
+
+
 def test_the_registry_knows_where_the_champion_came_from(trained: str) -> None:
     served = champion()
     assert served.version == trained

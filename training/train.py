@@ -15,7 +15,6 @@ import mlflow
 import numpy as np
 import pandas as pd
 from lightgbm import LGBMClassifier
-from mlflow.exceptions import MlflowException
 from mlflow.models import infer_signature
 from sklearn.compose import ColumnTransformer
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
@@ -136,13 +135,11 @@ def judge(model: Pipeline, loans: pd.DataFrame) -> Scores:
 
 def _champion(features: list[str]) -> Pipeline | None:
     """The version that is served; None where there is none, or it needs features that are gone."""
-    try:
-        served = mlflow.sklearn.load_model(f"models:/{registry.MODEL}@{registry.CHAMPION}")
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    return served if set(served.feature_names_in_) <= set(features) else None
+    served = registry.champion()
+    if served is None:
+        return None
+    model: Pipeline = mlflow.sklearn.load_model(f"models:/{registry.MODEL}/{served.version}")
+    return model if set(model.feature_names_in_) <= set(features) else None
 
 
 def _register(
