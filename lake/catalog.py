@@ -70,12 +70,12 @@ def _access(branch: str, role: Role, warehouse: str, *, is_writable: bool) -> Ac
     )
 
 
-def connect(role: Role) -> psycopg.Connection:
-    """A connection to the catalog's database that commits each statement.
+def connect(role: Role, database: str | None = None) -> psycopg.Connection:
+    """A connection to the catalog's database, or another one, that commits each statement.
 
     Raises LakeError where it can't be reached.
     """
-    return _connect(role, credentials().roles[role].password)
+    return _connect(role, credentials().roles[role].password, database)
 
 
 @contextmanager
@@ -96,12 +96,12 @@ def alone(verb: str, role: Role, on: str = "") -> Iterator[None]:
                 connection.execute("select pg_advisory_unlock(hashtext(%s))", lock)
 
 
-def _connect(user: str, password: str) -> psycopg.Connection:
+def _connect(user: str, password: str, database: str | None = None) -> psycopg.Connection:
     try:
         return psycopg.connect(
             host=settings().host,
             port=settings().ports.postgres,
-            dbname=settings().catalog_database,
+            dbname=database or settings().catalog_database,
             user=user,
             password=password,
             connect_timeout=5,

@@ -7,14 +7,14 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-import psycopg
-
+from lake.catalog import connect
 from lake.credentials import Role, credentials
 from lake.object_store import REGION
 from lake.settings import settings
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+    from sklearn.pipeline import Pipeline
 
 DATABASE = "mlflow"
 OWNER: Role = "trainer"
@@ -44,13 +44,7 @@ def open_as(role: Role) -> None:
 
 def is_empty() -> bool:
     """Whether nothing was ever registered: MLflow makes its tables when something is."""
-    with psycopg.connect(
-        host=settings().host,
-        port=settings().ports.postgres,
-        dbname=DATABASE,
-        user=READER,
-        password=credentials().roles[READER].password,
-    ) as connection:
+    with connect(READER, DATABASE) as connection:
         found = connection.execute("select to_regclass('registered_models') is null").fetchone()
     return found == (True,)
 
@@ -66,3 +60,10 @@ def champion() -> "ModelVersion | None":
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
         raise
+
+
+def load(version: "ModelVersion") -> "Pipeline":
+    """A version's model."""
+    import mlflow  # heavy
+
+    return mlflow.sklearn.load_model(f"models:/{version.name}/{version.version}")

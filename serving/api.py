@@ -70,8 +70,7 @@ def champion() -> Champion:
         raise LakeError("no model was trained yet: `lake train`")
     assert found.run_id
     run = mlflow.get_run(found.run_id).data
-    pipeline = mlflow.sklearn.load_model(f"models:/{registry.MODEL}/{found.version}")
-    return Champion(str(found.version), pipeline, run.params, run.metrics)
+    return Champion(str(found.version), registry.load(found), run.params, run.metrics)
 
 
 def api(model: Champion, online: Online) -> FastAPI:

@@ -138,7 +138,7 @@ def _champion(features: list[str]) -> Pipeline | None:
     served = registry.champion()
     if served is None:
         return None
-    model: Pipeline = mlflow.sklearn.load_model(f"models:/{registry.MODEL}/{served.version}")
+    model = registry.load(served)
     return model if set(model.feature_names_in_) <= set(features) else None
 
 
