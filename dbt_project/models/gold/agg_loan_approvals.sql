@@ -5,14 +5,7 @@
     )
 }}
 
-with loans as (
-    select
-        *,
-        cast(date_trunc('month', applied_at) as date) as applied_month
-    from {{ ref('fct_loans') }}
-),
-
-history as (
+with history as (
     select
         *,
         cast(date_trunc('month', applied_at) as date) as applied_month
@@ -30,9 +23,9 @@ touched as ( -- the groups that a changed loan is in, or has been in
     )
 ),
 
-counted as (
+by_day as ( -- to round each loan's time to its month would cost more than all the rest
     select
-        applied_month,
+        cast(applied_at as date) as applied_on,
         loan_intent,
         count(*) as applications,
         count(case when is_decided then 1 end) as decided,
@@ -40,27 +33,41 @@ counted as (
         sum(loan_amnt) as requested_amount,
         sum(case when is_approved then loan_amnt else 0 end) as approved_amount,
         max(_prior_commit_lsn) as _prior_commit_lsn
-    from loans
-    group by applied_month, loan_intent
+    from {{ ref('fct_loans') }}
+    group by cast(applied_at as date), loan_intent
+),
+
+by_month as (
+    select
+        cast(date_trunc('month', applied_on) as date) as applied_month,
+        loan_intent,
+        sum(applications) as applications,
+        sum(decided) as decided,
+        sum(approved) as approved,
+        sum(requested_amount) as requested_amount,
+        sum(approved_amount) as approved_amount,
+        max(_prior_commit_lsn) as _prior_commit_lsn
+    from by_day
+    group by cast(date_trunc('month', applied_on) as date), loan_intent
 ),
 
 rated as (
     select
         touched.applied_month,
         touched.loan_intent,
-        counted.applications,
-        counted.decided,
-        counted.approved,
-        counted.requested_amount,
-        counted.approved_amount,
-        counted._prior_commit_lsn,
-        cast(counted.approved as double) / nullif(counted.decided, 0) as approval_rate,
-        counted.applications is null as _deleted
+        by_month.applications,
+        by_month.decided,
+        by_month.approved,
+        by_month.requested_amount,
+        by_month.approved_amount,
+        by_month._prior_commit_lsn,
+        cast(by_month.approved as double) / nullif(by_month.decided, 0) as approval_rate,
+        by_month.applications is null as _deleted
     from touched
-    left join counted
+    left join by_month
         on
-            touched.applied_month = counted.applied_month
-            and touched.loan_intent = counted.loan_intent
+            touched.applied_month = by_month.applied_month
+            and touched.loan_intent = by_month.loan_intent
 )
 
 select
