@@ -23,7 +23,7 @@ touched as ( -- the groups that a changed loan is in, or has been in
     )
 ),
 
-by_day as ( -- to round each loan's time to its month would cost more than all the rest
+by_day as ( -- first, since to round every loan's time to its month is slow
     select
         cast(applied_at as date) as applied_on,
         loan_intent,
