@@ -7,9 +7,9 @@
 Each size has an installation of its own in `.lake-bench/`, which is kept: the second time nothing
 is filled. An engine builds all of it on a branch, which is published; then the source makes 1,000
 changes, and a branch is built incrementally, three times; then people's questions of the README are
-asked, three times each. Builds are `lake build`: models, contracts and tests, dbt's start included.
-Costs are the engine's and its client's. Bytes read are what MinIO has sent, and what DuckDB has
-read of its own file.
+asked, ten times each. Builds are those of `lake run`: models, contracts and tests, dbt's start
+included. Costs are the engine's and its client's. Bytes read are what MinIO has sent, and what
+DuckDB has read of its own file.
 """
 
 import json
@@ -38,6 +38,7 @@ from rich.table import Table
 from lake.settings import ROOT
 
 CHANGES, ROUNDS = 1_000, 3
+ASKED = 10
 HEAP = "8g"
 METRICS_SECONDS = 11  # MinIO keeps what it told of itself for ten
 console = Console(width=120)
@@ -146,12 +147,14 @@ class Engine:
         """Build on a fresh branch, and publish it."""
         from lake import results
         from lake.branches import branch, publish
+        from lake.run import NO_UNIT_TESTS
 
         name = f"bench_{self.name}_{time.time_ns() % 10**9}"
         branch.create(name)
         began = time.time()
         with measured(self.name) as cost:
-            run("lake", "--branch", name, "build", "--quiet", "--target", self.name, *options)
+            a_run = ("build", "--quiet", *NO_UNIT_TESTS, "--target", self.name, *options)
+            run("lake", "--branch", name, *a_run)
         found = results.of_dbt([], began)
         cost.models = sum(one.seconds or 0 for one in found if one.kind == "model")
         cost.tests = sum(one.seconds or 0 for one in found if one.kind == "test")
@@ -165,11 +168,11 @@ class Engine:
         return self.build()
 
     def asked(self, queries: list[str]) -> Iterator[Cost]:
-        """The cost of each query: the median seconds of its rounds, the rest their mean."""
+        """The cost of each query: the median seconds of all times, the rest their mean."""
         with self.client() as ask:
             for query in queries:
                 with measured(self.name) as cost:
-                    took = [timed(partial(ask, query)) for _ in range(ROUNDS)]
+                    took = [timed(partial(ask, query)) for _ in range(ASKED)]
                 yield of_one(cost, took)
 
     @contextmanager
@@ -207,7 +210,7 @@ class Floor(Engine):
     def asked(self, queries: list[str]) -> Iterator[Cost]:
         for query in queries:
             with measured(None) as cost:
-                out = run("python", "-m", "benchmarks.floor", str(self.file), *[query] * ROUNDS)
+                out = run("python", "-m", "benchmarks.floor", str(self.file), *[query] * ASKED)
             yield of_one(cost, json.loads(out))
 
 
@@ -219,7 +222,7 @@ def timed(act: Callable[[], object]) -> float:
 
 
 def of_one(cost: Cost, took: list[float]) -> Cost:
-    """The cost of one round, of that of all and the seconds of each."""
+    """The cost of one time, of that of all and the seconds of each."""
     cost.seconds = statistics.median(took)
     cost.cpu_seconds /= len(took)
     cost.read_bytes //= len(took)
