@@ -103,7 +103,8 @@ def take_changes(database: duckdb.DuckDBPyConnection, table: SourceTable) -> Non
         query = f"select coalesce(max(_prior_commit_lsn), -1) from {reached_by}"
         ((since,),) = database.execute(query).fetchall()
     snapshot = int(catalog().load_table(table.bronze).properties[SNAPSHOT_LSN])
-    bulk = rows(table.bronze, f"_snapshot_lsn = {snapshot} and _snapshot_lsn > {since}")
+    taken = f"_snapshot_lsn = {snapshot} and _snapshot_lsn > {since}"
+    bulk = rows(table.bronze, f"{taken} and {table.key[0]} is not null")
     wanted = f"source_table = '{table.qualified}' and prior_commit_lsn >= {since}"
     envelopes = rows(
         CHANGES, wanted if since >= snapshot else f"source_table = '{table.qualified}'"

@@ -33,6 +33,8 @@ from lake.manifest import SourceTable
 from lake.settings import settings
 
 PAGES_PER_RANGE = 32_768  # 256 MiB of the source's table: one file of bronze
+NOTHING = -1
+"""In place of a first page: the one row, without a value, that stands for a snapshot of no rows."""
 FIRST_DAY = -2_440_588
 """Postgres's earliest date, 4714-11-24 BC, in days since 1970."""
 SLOT_LSN = "lake.slot-lsn"
@@ -216,11 +218,8 @@ def _copy(tables: list[Table], lsn: int, snapshot: str, progress: Progress) -> d
                 raise
             files = [future.result() for future in futures]
             rows[table.declared.qualified] = sum(f.rows for f in files)
-            if not rows[table.declared.qualified] and bronze.holds_rows(table.declared.bronze):
-                raise LakeError(
-                    f"{table.declared.qualified} is empty, and a snapshot of no rows would not "
-                    "replace the one that bronze has: `lake ingest` once it has rows again"
-                )
+            if not rows[table.declared.qualified]:
+                files = [copy(NOTHING)]
             bronze.commit_snapshot(target, [f.path for f in files if f.rows], lsn)
     return rows
 
@@ -241,7 +240,10 @@ class _File:
 def _copy_range(
     table: Table, first: int, lsn: int, snapshot: str, ingested_at: datetime, location: str
 ) -> _File:
-    """Copy the rows of `PAGES_PER_RANGE` pages from page `first` into one Parquet file."""
+    """Copy the rows of `PAGES_PER_RANGE` pages from page `first` into one Parquet file.
+
+    Where that is NOTHING, copy a row of nulls: a snapshot has an LSN by its rows.
+    """
     path = f"{location}/data/{lsn}-{first}-{uuid.uuid4()}.parquet"
     types = [(column.name, bronze_type(column.type)) for column in table.columns]
     fields = [pa.field(name, kind.arrow) for name, kind in types]
@@ -272,6 +274,9 @@ def _select(table: Table, types: list[tuple[str, BronzeType]], first: int) -> st
         sql.SQL("{}::text").format(sql.Identifier(name)) if kind.text else sql.Identifier(name)
         for name, kind in types
     )
+    if first == NOTHING:
+        nothing = sql.SQL("select {} from (select) as one left join only {} on false")
+        return nothing.format(columns, table.identifier).as_string()
     pages = f"ctid >= '({first},0)'"
     if first + PAGES_PER_RANGE < table.pages:  # the last range takes what was appended since
         pages += f" and ctid < '({first + PAGES_PER_RANGE},0)'"

@@ -1,6 +1,7 @@
 """The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
 
 import time
+from dataclasses import dataclass
 
 from psycopg import sql
 from pyspark.errors import AnalysisException
@@ -59,9 +60,9 @@ def frames(layer: str) -> dict[str, DataFrame]:
 
 def bronze() -> dict[str, DataFrame]:
     declared = source_tables()
-    loaded = {table.bronze: newest_snapshot(read(table.bronze)) for table in declared}
-    snapshots = {table.qualified: _snapshot(loaded[table.bronze]) for table in declared}
-    since = {name: lsn for name, (_, lsn) in snapshots.items()}
+    snapshots = {table.qualified: snapshot(table) for table in declared}
+    loaded = {table.bronze: snapshots[table.qualified].rows for table in declared}
+    since = {name: taken.lsn for name, taken in snapshots.items()}
     counted = rows(snapshots, changes(read("bronze.changes"), declared, since), declared)
     return loaded | {
         "bronze.changes": changes(_standing(), declared, since),
@@ -79,10 +80,27 @@ def _standing() -> DataFrame:
     return spark().sql(f"select * from `{TRUNK}`.bronze.changes{at}")
 
 
-def newest_snapshot(table: DataFrame) -> DataFrame:
-    """The rows of the newest bulk load."""
-    newest = table.agg(f.max("_snapshot_lsn").alias("_snapshot_lsn"))
-    return table.join(f.broadcast(newest), "_snapshot_lsn", "left_semi")
+@dataclass(frozen=True)
+class Snapshot:
+    """A bulk load: as of which LSN, 0 where there was none; how many rows it has, and which."""
+
+    lsn: int
+    counted: int
+    rows: DataFrame
+
+
+def snapshot(declared: SourceTable) -> Snapshot:
+    """The newest bulk load of a table. One of no rows is a single row in bronze, without a key."""
+    table = read(declared.bronze)
+    counts = f.count("*").alias("counted"), f.count(f"`{declared.key[0]}`").alias("keyed")
+    by_lsn = table.groupBy("_snapshot_lsn").agg(*counts).orderBy(f.desc("_snapshot_lsn"))
+    newest = by_lsn.first()
+    if newest is None:
+        return Snapshot(0, 0, table)
+    rows = table.where(f.col("_snapshot_lsn") == newest._snapshot_lsn)
+    if (newest.counted, newest.keyed) == (1, 0):
+        return Snapshot(newest._snapshot_lsn, 0, rows.limit(0))
+    return Snapshot(newest._snapshot_lsn, newest.counted, rows)
 
 
 def changes(table: DataFrame, declared: list[SourceTable], snapshots: dict[str, int]) -> DataFrame:
@@ -126,7 +144,7 @@ def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFr
 
 
 def rows(
-    snapshots: dict[str, tuple[int, int]], landed: DataFrame, declared: list[SourceTable]
+    snapshots: dict[str, Snapshot], landed: DataFrame, declared: list[SourceTable]
 ) -> DataFrame:
     """How many rows each table has at the source and in bronze, once what is on its way is in."""
     began = time.monotonic()
@@ -134,8 +152,8 @@ def rows(
         in_source = _count_source(declared)
         lately, since = _count_changes(landed)
         counted = [
-            (name, in_source[name], count + since.get(name, 0), lately.get(name, 0))
-            for name, (count, _) in snapshots.items()
+            (name, in_source[name], taken.counted + since.get(name, 0), lately.get(name, 0))
+            for name, taken in snapshots.items()
         ]
         even = all(abs(there - here) <= slack for _, there, here, slack in counted)
         if even or time.monotonic() - began > PATIENCE_SECONDS:
@@ -144,13 +162,6 @@ def rows(
     return spark().createDataFrame(
         counted, "source_table string, in_source bigint, in_bronze bigint, changed_lately bigint"
     )
-
-
-def _snapshot(rows: DataFrame) -> tuple[int, int]:
-    """How many rows were loaded, and as of which LSN."""
-    found = rows.agg(f.count("*").alias("counted"), f.max("_snapshot_lsn").alias("lsn")).first()
-    assert found is not None
-    return int(found.counted), int(found.lsn or 0)
 
 
 def _count_source(declared: list[SourceTable]) -> dict[str, int]:

@@ -102,10 +102,7 @@ def _rows(layer: str) -> dict[str, int]:
 
 def _loaded() -> dict[str, int]:
     """How many rows the newest bulk load of each table has."""
-    return {
-        table.bronze: frames.newest_snapshot(frames.read(table.bronze)).count()
-        for table in source_tables()
-    }
+    return {table.bronze: frames.snapshot(table).counted for table in source_tables()}
 
 
 def _age() -> float | None:

@@ -1,7 +1,8 @@
 {#-
     Every version of a declared source table's rows, typed, in the order of the WAL: sort by
     `_prior_commit_lsn`, then `_lsn`. The newest bulk snapshot comes first, as operation 'r', then
-    the changes since it: 'c', 'u', and 'd' with the row as it was before.
+    the changes since it: 'c', 'u', and 'd' with the row as it was before. A snapshot of no rows is
+    one in bronze that has no values, its key least of all.
 
     since: an LSN, only what comes at or after it; snapshot: the newest snapshot's, if known.
 -#}
@@ -17,7 +18,10 @@
         cast(null as {{ engine_type('timestamptz') }}) as _committed_at,
         _ingested_at
     from {{ bulk }}
-    where _snapshot_lsn = {{ taken }} and _snapshot_lsn > {{ since }}
+    where
+        _snapshot_lsn = {{ taken }}
+        and _snapshot_lsn > {{ since }}
+        and {{ quoted(declared.key[:1]) }} is not null
     union all
     select
         {%- for column in declared.columns %}

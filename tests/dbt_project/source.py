@@ -197,7 +197,7 @@ class Source:
             self.now += timedelta(milliseconds=self.random.choice([0, 1, 60_000]))
             for _ in range(self.random.randint(1, 5)):
                 self.random.choice(
-                    [self._insert, self._update, self._break, self._pay] * 3
+                    [self.insert, self._update, self._break, self._pay] * 3
                     + [self._delete, self._rename]
                 )()
             self.commit_lsn = self._advance()
@@ -214,7 +214,7 @@ class Source:
         self.loans[after["loan_id"]] = after
         self._log("loan", "u" if before else "c", before, after, self._advance())
 
-    def _insert(self) -> None:
+    def insert(self) -> None:
         self._write_loan(None, self.loan())
 
     def _update(self) -> None:
@@ -285,6 +285,6 @@ def land_snapshot(source: Source) -> tuple[int, datetime]:
     """Land a bulk snapshot of the source as it is; returns its LSN, and when it was taken."""
     lsn, taken_at = source.snapshot()
     marks = {"_snapshot_lsn": lsn, "_ingested_at": taken_at}
-    append("loan", [row | marks for row in source.loans.values()])
-    append("loan_payment", [row | marks for row in source.payments.values()])
+    append("loan", [row | marks for row in source.loans.values()] or [marks])
+    append("loan_payment", [row | marks for row in source.payments.values()] or [marks])
     return lsn, taken_at

@@ -371,14 +371,29 @@ def _with_other_rules(where: Path) -> Path:
     return copied
 
 
-def test_a_truncate_ends_the_build_and_says_what_to_do(branched: None, tmp_path: Path) -> None:
-    source = Source(random.Random(20261125))
+def test_a_truncate_ends_the_build_until_a_snapshot_is_taken_if_only_of_no_rows(
+    branched: None, tmp_path: Path
+) -> None:
+    source, oracle = Source(random.Random(20261125)), Oracle()
     row = source.loan()
     source.loans[row["loan_id"]] = row
-    land_snapshot(source)
+    oracle.take([row], [], *land_snapshot(source))
     _build(tmp_path)
+    _assert_as_expected(oracle)
     source.truncate()
     append("changes", [change.landed() for change in source.wal])
     with pytest.raises(AssertionError, match=r"public\.loan was truncated"):
         _build(tmp_path)
-    assert [loan["loan_id"] for loan in _read("silver.loans")] == [row["loan_id"]]
+    _assert_as_expected(oracle)
+
+    source.loans.clear()
+    oracle.take([], [], *land_snapshot(source))
+    _build(tmp_path)
+    _assert_as_expected(oracle)
+    landed = len(source.wal)
+    source.insert()
+    append("changes", [change.landed() for change in source.wal[landed:]])
+    oracle.apply(source.wal[landed:])
+    _build(tmp_path)
+    _assert_as_expected(oracle)
+    assert len(_read("silver.loans")) == 1

@@ -121,6 +121,17 @@ def test_the_rows_of_many_ranges_are_the_source_s_rows(
     assert set(here) == there
 
 
+def test_a_snapshot_of_no_rows_is_a_row_without_values(thing: psycopg.Connection) -> None:
+    thing.execute("truncate thing")
+    loaded = load(THING)
+    assert loaded is not None
+    assert loaded.rows == {"public.thing": 0}
+    (row,) = landed("bronze.thing")
+    assert row.pop("_snapshot_lsn") == loaded.lsn
+    assert row.pop("_ingested_at")
+    assert set(row.values()) == {None}
+
+
 def test_a_second_load_does_nothing(thing: psycopg.Connection) -> None:
     assert load(THING) is not None
     assert load(THING) is None

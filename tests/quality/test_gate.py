@@ -131,6 +131,16 @@ def test_a_layer_that_is_right_passes(judged: Judged, layer: str) -> None:
     assert all(finding.expectation for finding in report.findings)
 
 
+@pytest.mark.parametrize("layer", ["bronze", "silver"])
+def test_a_table_may_be_empty(judged: Judged, layer: str) -> None:
+    def empty(data: Rows) -> None:
+        for table in ("bronze.loan", "bronze.loan_payment", "silver.loan_payments"):
+            data[table].clear()
+
+    report = judged(layer, empty)
+    assert [str(failure) for failure in report.failures] == []
+
+
 @pytest.mark.parametrize("layer", ["bronze", "silver", "gold"])
 def test_all_that_is_broken_is_named_each_in_a_line(judged: Judged, layer: str) -> None:
     breaks = [entry for entry in CASES if entry[0].startswith(layer)]
