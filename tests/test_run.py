@@ -160,6 +160,23 @@ def test_what_is_modified_is_told_by_what_is_published(demo: str, edited: Path) 
 
 
 @pytest.mark.parametrize("target", ["spark", "trino"])
+def test_a_misspelt_column_is_told_in_a_few_lines(demo: str, edited: Path, target: str) -> None:
+    model = edited / "models" / "gold" / "agg_loan_approvals.sql"
+    model.write_text(model.read_text().replace("sum(decided)", "sum(decidedd)"))
+    branch.create("mine")
+    try:
+        one = ("--select", "agg_loan_approvals", "--target", target, "--project-dir", str(edited))
+        done = lake("--branch", "mine", "build", "--exclude-resource-type", "unit_test", *one)
+        assert done.returncode == 2
+        told = done.stdout.partition("Completed with 1 error")[2]
+        assert "decidedd" in told
+        assert len(told.splitlines()) < 15, told
+        assert "QueryContextLogger" not in done.stderr
+    finally:
+        branch.drop("mine")
+
+
+@pytest.mark.parametrize("target", ["spark", "trino"])
 def test_plain_dbt_builds_on_a_branch_and_nowhere_else(demo: str, target: str) -> None:
     before = pointers()
     branch.create("mine")

@@ -55,7 +55,7 @@
     ) as images
     where case
         when _op in ('c', 'u', 'd') then true
-        else {{ halt(declared.source_table ~ ' was truncated: take its bulk snapshot anew') }}
+        else {{ halt(declared.source_table ~ ' was truncated: run `lake ingest --again ' ~ declared.source_table ~ '`') }}
     end
 {%- endmacro %}
 

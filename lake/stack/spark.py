@@ -88,6 +88,7 @@ spark.ui.enabled false
 spark.connect.grpc.binding.address {settings().host}
 spark.connect.grpc.binding.port {settings().ports.spark}
 spark.connect.session.manager.defaultSessionTimeout 15m
+spark.sql.connect.serverStacktrace.enabled false
 spark.local.dir {home("spark") / "scratch"}
 spark.sql.warehouse.dir {home("spark") / "warehouse"}
 spark.sql.catalogImplementation in-memory
