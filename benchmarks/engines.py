@@ -7,9 +7,9 @@
 Each size has an installation of its own in `.lake-bench/`, which is kept: the second time nothing
 is filled. An engine builds all of it on a branch, which is published; then the source makes 1,000
 changes, and a branch is built incrementally, three times; then people's questions of the README are
-asked, ten times each. Builds are those of `lake run`: models, contracts and tests, dbt's start
-included. Costs are the engine's and its client's. Bytes read are what MinIO has sent, and what
-DuckDB has read of its own file.
+asked, ten times each. Builds are `lake build`: models, contracts and tests, dbt's start included.
+Costs are the engine's and its client's. Bytes read are what MinIO has sent, and what DuckDB has
+read of its own file.
 """
 
 import json
@@ -147,14 +147,12 @@ class Engine:
         """Build on a fresh branch, and publish it."""
         from lake import results
         from lake.branches import branch, publish
-        from lake.run import NO_UNIT_TESTS
 
         name = f"bench_{self.name}_{time.time_ns() % 10**9}"
         branch.create(name)
         began = time.time()
         with measured(self.name) as cost:
-            a_run = ("build", "--quiet", *NO_UNIT_TESTS, "--target", self.name, *options)
-            run("lake", "--branch", name, *a_run)
+            run("lake", "--branch", name, "build", "--quiet", "--target", self.name, *options)
         found = results.of_dbt([], began)
         cost.models = sum(one.seconds or 0 for one in found if one.kind == "model")
         cost.tests = sum(one.seconds or 0 for one in found if one.kind == "test")

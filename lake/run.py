@@ -22,8 +22,6 @@ from quality import gate
 PREFIX, RUNNING = "run_", "running"
 START = -1
 """An LSN before all that was landed."""
-NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
-"""A run judges rows; models are judged by `lake build` and `lake ci`, on rows made for that."""
 Say = Callable[[str], None]
 
 
@@ -112,7 +110,7 @@ def _build(options: Sequence[str], found: list[Result], say: Say, *, gate_follow
     for step in steps:
         began = time.time()
         try:
-            dbt("build", "--quiet", *NO_UNIT_TESTS, *step, gate_follows=gate_follows)
+            dbt("build", "--quiet", *step, gate_follows=gate_follows)
         finally:
             found += results.of_dbt(step, began)
 
