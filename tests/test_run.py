@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -134,6 +136,16 @@ def test_nobody_builds_on_what_everybody_reads(demo: str) -> None:
     assert pointers() == before
 
 
+@contextmanager
+def branch_mine() -> Iterator[None]:
+    """An analyst's branch `mine`, of the lake as it is now."""
+    branch.create("mine")
+    try:
+        yield
+    finally:
+        branch.drop("mine")
+
+
 @pytest.fixture
 def edited(tmp_path: Path) -> Path:
     """A copy of the project in which an analyst has edited one model of gold."""
@@ -145,8 +157,7 @@ def edited(tmp_path: Path) -> Path:
 
 def test_what_is_modified_is_told_by_what_is_published(demo: str, edited: Path) -> None:
     assert lake("run", "--full-refresh", "--select", "agg_loan_approvals").returncode == 0
-    branch.create("mine")
-    try:
+    with branch_mine():
         only = ("build", "--select", "state:modified+", "--full-refresh")
         done = lake("--branch", "mine", *only)
         assert done.returncode == 0, done.stdout
@@ -155,16 +166,13 @@ def test_what_is_modified_is_told_by_what_is_published(demo: str, edited: Path) 
         assert done.returncode == 0, done.stdout
         (table,) = diff.diff("mine").tables
         assert (table.name, table.rows) == ("gold.ftr_loans", diff.Rows()), "and has the same rows"
-    finally:
-        branch.drop("mine")
 
 
 @pytest.mark.parametrize("target", ["spark", "trino"])
 def test_a_misspelt_column_is_told_in_a_few_lines(demo: str, edited: Path, target: str) -> None:
     model = edited / "models" / "gold" / "agg_loan_approvals.sql"
     model.write_text(model.read_text().replace("sum(decided)", "sum(decidedd)"))
-    branch.create("mine")
-    try:
+    with branch_mine():
         one = ("--select", "agg_loan_approvals", "--target", target, "--project-dir", str(edited))
         done = lake("--branch", "mine", "build", "--exclude-resource-type", "unit_test", *one)
         assert done.returncode == 2
@@ -172,20 +180,15 @@ def test_a_misspelt_column_is_told_in_a_few_lines(demo: str, edited: Path, targe
         assert "decidedd" in told
         assert len(told.splitlines()) < 15, told
         assert "QueryContextLogger" not in done.stderr
-    finally:
-        branch.drop("mine")
 
 
 @pytest.mark.parametrize("target", ["spark", "trino"])
 def test_plain_dbt_builds_on_a_branch_and_nowhere_else(demo: str, target: str) -> None:
     before = pointers()
-    branch.create("mine")
-    try:
+    with branch_mine():
         one = ("--select", "agg_loan_approvals", "--full-refresh")
         built = dbt("build", "--target", target, *one, on="mine")
         assert built.returncode == 0, built.stdout
         assert pointers() == before
         (mine,) = [ref for ref in branch.refs() if ref.name == "mine"]
         assert mine.changed == 1
-    finally:
-        branch.drop("mine")
