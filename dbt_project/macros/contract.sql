@@ -1,8 +1,11 @@
-{#- Contracts name Postgres's types: what dbt makes of them is translated here. -#}
+{#-
+    Contracts name Postgres's types: what dbt makes of them is translated here. Names are quoted, as
+    they are wherever a macro writes them: `order` and `end` are columns of somebody's.
+-#}
 {% macro get_empty_schema_sql(columns) -%}
     select
     {%- for column in columns.values() %}
-        cast(null as {{ engine_type(column.data_type) }}) as {{ column.name }}{{ ',' if not loop.last }}
+        cast(null as {{ engine_type(column.data_type) }}) as {{ adapter.quote(column.name) }}{{ ',' if not loop.last }}
     {%- endfor %}
 {%- endmacro %}
 
@@ -10,10 +13,13 @@
 {% macro trino__get_table_columns_and_constraints() -%}
     (
     {%- for column in model.columns.values() %}
-        {{ column.name }} {{ engine_type(column.data_type) }}{{ ',' if not loop.last }}
+        {{ adapter.quote(column.name) }} {{ engine_type(column.data_type) }}{{ ',' if not loop.last }}
     {%- endfor %}
     )
 {%- endmacro %}
+
+
+{% macro default__get_column_names() -%} {{ quoted(model.columns.keys()) }} {%- endmacro %}
 
 
 {#- What stages a merge is no table of the contract: it has `_deleted` as well. -#}
@@ -56,7 +62,7 @@
     {%- if execute and is_incremental() -%}
         {%- set present = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
         {%- for column in model.columns.values() if column.name not in present -%}
-            {%- do run_query('alter table ' ~ this ~ ' add column ' ~ column.name ~ ' '
+            {%- do run_query('alter table ' ~ this ~ ' add column ' ~ adapter.quote(column.name) ~ ' '
                 ~ engine_type(column.data_type)) -%}
         {%- endfor -%}
     {%- endif -%}

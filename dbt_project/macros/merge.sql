@@ -22,6 +22,7 @@
     {%- set match = predicates + [same_key(keys, 'source', 'target')] -%}
     {%- set changes = [] -%}
     {%- for column in config.get('changed_by') or ['_lsn'] -%}
+        {%- set column = adapter.quote(column) -%}
         {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
     {%- endfor -%}
     {%- if var('replay_from') is not none -%} {%- do changes.append('true') -%} {%- endif -%}
@@ -32,7 +33,7 @@
         left join {{ adapter.dispatch('held')(target, source, keys) }} as target
             on {{ match | join(' and ') }}
         where case
-            when target.{{ keys[0] }} is null then not source._deleted
+            when {{ quoted(keys[:1], 'target') }} is null then not source._deleted
             else source._deleted or {{ changed }}
         end
         limit 1
@@ -46,12 +47,12 @@
     when matched and source._deleted then delete
     when matched and {{ changed }} then update set
         {%- for column in columns if column not in kept %}
-        {{ column }} = source.{{ column }}{{ ',' if not loop.last }}
+        {{ adapter.quote(column) }} = source.{{ adapter.quote(column) }}{{ ',' if not loop.last }}
         {%- endfor %}
     when not matched and not source._deleted then insert
-        ({{ columns | join(', ') }})
+        ({{ quoted(columns) }})
     values
-        (source.{{ columns | join(', source.') }})
+        ({{ quoted(columns, 'source') }})
     {%- endif -%}
 {%- endmacro %}
 
@@ -76,15 +77,15 @@
     {%- set type = engine_type(model.columns[column].data_type) -%}
     {%- if type == 'binary' -%} {{- return([]) -}} {%- endif -%}
     {%- set staged -%}
-        select distinct cast({{ column }} as string) from {{ source }}
-        where {{ column }} is not null
+        select distinct cast({{ quoted([column]) }} as string) from {{ source }}
+        where {{ quoted([column]) }} is not null
         limit {{ few + 1 }}
     {%- endset -%}
     {%- set values = run_query(staged).columns[0].values() -%}
     {%- if values | length > few -%} {{- return([]) -}} {%- endif -%}
     {%- set literals = [] -%}
     {%- for value in values -%} {%- do literals.append(literal(value, type)) -%} {%- endfor -%}
-    {{- return(['target.' ~ column ~ ' in (' ~ (literals or ['null']) | join(', ') ~ ')']) -}}
+    {{- return([quoted([column], 'target') ~ ' in (' ~ (literals or ['null']) | join(', ') ~ ')']) -}}
 {%- endmacro %}
 
 
