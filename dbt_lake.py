@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from pathlib import Path
 
 from dbt.flags import get_flags
 from dbt.plugins.manager import dbtPlugin
@@ -16,6 +17,7 @@ from dbt_common.exceptions import DbtRuntimeError
 
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
+from lake.manifest import check
 from lake.settings import TRUNK, settings
 
 BUILDING = ("build", "run", "seed", "snapshot", "clone")
@@ -23,18 +25,20 @@ OFFLINE = ("clean", "debug", "deps", "init", "list", "parse")
 
 
 class Branch(dbtPlugin):
-    """Opens the branch that the process is on, before anything is connected to."""
+    """Checks the project, and opens the branch that the process is on, before dbt does anything."""
 
     def initialize(self) -> None:
-        """Raise DbtRuntimeError where there is no such branch, or it is not to be built on."""
+        """Raise DbtRuntimeError for mistakes, for no such branch, and for one not to build on."""
         # dbt-spark asks for Hive's catalog at each statement, and Spark Connect has none.
         warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
         if "dbt.adapters.spark" in sys.modules:  # dbt loads its adapter before its plugins
             tell_mistakes_shortly()
-        command, branch = get_flags().WHICH, settings().branch  # type: ignore[no-untyped-call]
-        if command in OFFLINE or (branch == TRUNK and command not in BUILDING):
-            return
+        flags, branch = get_flags(), settings().branch  # type: ignore[no-untyped-call]
+        command = flags.WHICH
         try:
+            check(Path(flags.PROJECT_DIR).resolve())
+            if command in OFFLINE or (branch == TRUNK and command not in BUILDING):
+                return
             opened = access()
         except LakeError as error:
             raise DbtRuntimeError(str(error)) from None

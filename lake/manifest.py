@@ -59,12 +59,14 @@ class SourceTable:
 class Model:
     """A table that the project builds. `key` is what its `is_key` test names.
 
-    A history of rows names the model of the same rows as they are in `history_of`.
+    A history of rows names the model of the same rows as they are in `history_of`, a quarantine the
+    model that they are kept out of in `quarantine_of`.
     """
 
     name: str
     key: tuple[str, ...]
     history_of: str | None
+    quarantine_of: str | None
 
 
 def models(layer: str) -> list[Model]:
@@ -80,6 +82,7 @@ def models(layer: str) -> list[Model]:
             node["name"],
             keys.get(node["unique_id"], ()),
             node["config"]["meta"].get("history_of"),
+            node["config"]["meta"].get("quarantine_of"),
         )
         for node in model_nodes().values()
         if node["fqn"][1] == layer
@@ -123,17 +126,19 @@ def manifest_text() -> str:
     return path.read_text()
 
 
-def check() -> None:
-    """Read the project's files for mistakes, unless they are as they were when they had none.
+def check(project: Path | None = None) -> None:
+    """Read a project's files, ours if left out, for mistakes; not again while they have none.
 
     Raises LakeError with a line for each mistake, as `file:line: what is wrong`.
     """
-    stamp, newest = TARGET / "checked", max(_newest(), RULES.stat().st_mtime)
+    project = project or PROJECT
+    stamp = project / TARGET.name / "checked"
+    newest = max(_newest(project), RULES.stat().st_mtime)
     if stamp.exists() and stamp.stat().st_mtime >= newest:
         return
     from lake import contract  # heavy
 
-    if found := contract.mistakes(PROJECT):
+    if found := contract.mistakes(project):
         raise LakeError("\n".join(map(str, found)))
     stamp.parent.mkdir(exist_ok=True)
     stamp.touch()
@@ -228,13 +233,13 @@ def _dbt(arguments: Sequence[str], stdout: int | None, variables: dict[str, str]
 
 
 def _is_stale(written: Path) -> bool:
-    return not written.exists() or written.stat().st_mtime < _newest()
+    return not written.exists() or written.stat().st_mtime < _newest(PROJECT)
 
 
-def _newest() -> float:
-    """When a file of the project was last changed, in seconds since the epoch."""
+def _newest(project: Path) -> float:
+    """When a file of a project was last changed, in seconds since the epoch."""
     changed = []
-    for folder, folders, names in os.walk(PROJECT):
+    for folder, folders, names in os.walk(project):
         folders[:] = [name for name in folders if name not in MADE]
         changed += [Path(folder) / name for name in (*folders, *names)]  # one without what is gone
     return max(path.stat().st_mtime for path in changed)
