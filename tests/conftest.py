@@ -20,6 +20,7 @@ from lake.settings import Ports, settings
 # A shell without job control has what it starts in the background ignore interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # a job that is cancelled ends its stack
 
 REAL_CSV = Path(__file__).resolve().parents[2] / "shared" / "data" / "loan_data.csv"
 
