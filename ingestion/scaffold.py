@@ -4,7 +4,7 @@ What the source tells is copied: columns, types, key, comments. What it can't te
 are personal and what one without a comment means, is left, and named.
 """
 
-import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,14 @@ from lake import contract, source
 from lake.errors import LakeError
 from lake.manifest import PROJECT
 
-HISTORY = ("op", "is_valid", "is_current", "valid_from", "valid_to")
+HISTORY = {"op": "text", "is_valid": "boolean", "is_current": "boolean"} | dict.fromkeys(
+    ("valid_from", "valid_to"), "timestamptz"
+)
 """What a history says of a version, beside the columns of the source."""
+QUARANTINE = {"rule": "text", "on_break": "text", "run_id": "text"} | dict.fromkeys(
+    ("first_seen_at", "last_seen_at"), "timestamptz"
+)
+"""What a quarantine says of a row that breaks a rule."""
 LANDED = {"_lsn": "bigint", "_prior_commit_lsn": "bigint"} | dict.fromkeys(
     ("_committed_at", "_ingested_at"), "timestamptz"
 )
@@ -63,7 +69,7 @@ class Scaffold:
 
 
 def scaffold(name: str) -> Scaffold:
-    """Declare a table of the source, and write the models of its current state and its history.
+    """Declare a table of the source, and write the models of its rows, their history, the broken.
 
     Raises LakeError where the source has no such table, it can't be captured as it is, or a file or
     a declaration is there already; nothing is written then.
@@ -84,6 +90,8 @@ def scaffold(name: str) -> Scaffold:
         silver / f"{table.model}.yml": _current_yml(table, usable),
         silver / f"{table.model}_history.sql": _history_sql(table, usable),
         silver / f"{table.model}_history.yml": _history_yml(table, usable),
+        silver / f"{table.model}_quarantine.sql": _quarantine_sql(table),
+        silver / f"{table.model}_quarantine.yml": _quarantine_yml(table, usable),
     }
     for path in written:
         if path.exists():
@@ -99,7 +107,7 @@ _UNUSABLE = "whose name a model can't have (lower-case letters, digits and _, an
 
 
 def _is_usable(name: str) -> bool:
-    own = (*HISTORY, *LANDED, "_deleted", "_op")
+    own = (*HISTORY, *QUARANTINE, *LANDED, "_deleted", "_op")
     return re.fullmatch("[a-z_][a-z0-9_]*", name) is not None and name not in own
 
 
@@ -157,9 +165,15 @@ def _words(table: Table, columns: Sequence[Column]) -> str:
 
 
 def _entry(name: str, kind: str, words: str, indent: int) -> str:
-    flow = json.dumps(kind) if re.search(r'[,"\[\]{}]', kind) else kind
     described = f"\"{{{{ doc('{words}') }}}}\""
-    return f"{' ' * indent}- {{name: {name}, data_type: {flow}, description: {described}}}\n"
+    values = f"name: {_flow(name)}, data_type: {_flow(kind)}, description: {described}"
+    return f"{' ' * indent}- {{{values}}}\n"
+
+
+def _flow(*texts: str) -> str:
+    """Texts within YAML's braces or brackets: quoted where one would be something else, as `on`."""
+    dumped: str = yaml.safe_dump(texts, default_flow_style=True, width=math.inf)
+    return dumped.strip().removeprefix("[").removesuffix("]")
 
 
 def _declare(bronze: Path, table: Table, columns: Sequence[Column]) -> str:
@@ -183,7 +197,7 @@ def _declare(bronze: Path, table: Table, columns: Sequence[Column]) -> str:
         f"\n{dash}- name: {table.name}\n"
         f"{dash}  description: \"{{{{ doc('{table.name}') }}}} Bulk snapshots.\"\n"
         f"{dash}  config:\n"
-        f"{dash}    meta: {{source_table: {table.qualified}, key: [{', '.join(table.key)}]}}\n"
+        f"{dash}    meta: {{source_table: {table.qualified}, key: [{_flow(*table.key)}]}}\n"
         f"{dash}  columns:\n"
     )
     for column in columns:
@@ -230,49 +244,60 @@ def _history_sql(table: Table, columns: Sequence[Column]) -> str:
         "        changed_by=['is_current', 'valid_to'],\n"
         "        partition_by=['is_current'],\n"
         "    )\n}}\n\n"
-        f"{{{{ history('{table.name}', rules_of='{table.model}'{written_at}) }}}}\n"
+        f"{{{{ history('{table.name}'{written_at}) }}}}\n"
+    )
+
+
+def _quarantine_sql(table: Table) -> str:
+    return (
+        "{{\n    config(\n"
+        f"        unique_key={[*table.key, 'rule']!r},\n"
+        "        merge_exclude_columns=['first_seen_at', 'run_id'],\n"
+        "    )\n}}\n\n"
+        f"{{{{ quarantine('{table.name}', ref('{table.model}_history')) }}}}\n"
     )
 
 
 def _yml(
     table: Table, suffix: str, words: str, meta: str, key: Sequence[str], columns: Sequence[str]
 ) -> str:
+    config = f"    config:\n      meta: {{{meta}}}\n" if meta else ""
     return (
         "models:\n"
         f"  - name: {table.model}{suffix}\n"
         f"    description: \"{{{{ doc('{table.name}') }}}} {words}\"\n"
-        f"{meta}"
+        f"{config}"
         "    data_tests:\n"
         "      - is_key:\n"
-        f"          arguments: {{columns: [{', '.join(key)}]}}\n"
+        f"          arguments: {{columns: [{_flow(*key)}]}}\n"
         "    columns:\n" + "".join(columns)
     )
 
 
-def _of_source(table: Table, columns: Sequence[Column]) -> list[str]:
-    return [
+def _listed(table: Table, columns: Sequence[Column], own: dict[str, str]) -> list[str]:
+    """The columns of a model: the source's, its own, and where they were landed."""
+    of_source = [
         _entry(column.name, _contract_type(column.type), f"{table.name}__{column.name}", 6)
         for column in columns
     ]
+    return of_source + [_entry(name, kind, name, 6) for name, kind in (own | LANDED).items()]
 
 
 def _current_yml(table: Table, columns: Sequence[Column]) -> str:
-    landed = [_entry(name, kind, name, 6) for name, kind in LANDED.items()]
-    listed = [*_of_source(table, columns), *landed]
-    return _yml(table, "", "As they are now.", "", table.key, listed)
+    words = "As they are now, and hold the rules."
+    return _yml(table, "", words, "", table.key, _listed(table, columns, {}))
 
 
 def _history_yml(table: Table, columns: Sequence[Column]) -> str:
-    types = dict(
-        zip(HISTORY, ("text", "boolean", "boolean", "timestamptz", "timestamptz"), strict=True)
-    )
-    listed = [
-        *_of_source(table, columns),
-        *(_entry(name, kind, name, 6) for name, kind in (types | LANDED).items()),
-    ]
-    meta = f"    config:\n      meta: {{history_of: {table.model}}}\n"
     words = "Every version, with the time for which it held."
-    return _yml(table, "_history", words, meta, (*table.key, "_lsn"), listed)
+    key, listed = (*table.key, "_lsn"), _listed(table, columns, HISTORY)
+    return _yml(table, "_history", words, f"history_of: {table.model}", key, listed)
+
+
+def _quarantine_yml(table: Table, columns: Sequence[Column]) -> str:
+    words = "Those that break a rule, once for each."
+    key, listed = (*table.key, "rule"), _listed(table, columns, QUARANTINE)
+    return _yml(table, "_quarantine", words, f"quarantine_of: {table.model}", key, listed)
 
 
 def _left(table: Table, columns: Sequence[Column], described: Path) -> list[str]:

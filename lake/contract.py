@@ -92,10 +92,15 @@ class Limits(_Declared):
 
 
 class ModelMeta(_Declared):
-    """What the lake reads of a model; `history_of` names the model of the same rows as they are."""
+    """What the lake reads of a model.
+
+    `history_of` names the model of the same rows as they are, and `quarantine_of` the one that they
+    are kept out of: these two are what the rules of that model are applied by.
+    """
 
     rules: dict[str, Rule] = {}
     history_of: str = ""
+    quarantine_of: str = ""
     volume: Limits | None = None
 
 
@@ -478,6 +483,31 @@ def _of_docs(files: list[_File], blocks: dict[str, _Block]) -> Iterator[Mistake]
                     yield file.at((*where, "description"), f"{label}: {said}")
 
 
+_ROLES = ("history_of", "quarantine_of")
+
+
+def _of_roles(
+    file: _File,
+    where: Path_,
+    model: Model,
+    names: set[str],
+    roles: set[tuple[str, str]],
+    *,
+    complete: bool,
+) -> Iterator[Mistake]:
+    """A model that another is about is there, and so are those that apply a model's rules."""
+    meta = model.config.meta
+    for role in _ROLES:
+        at = (*where, "config", "meta")
+        of = getattr(meta, role)
+        if of and of not in names:
+            said = f"there is no model `{of}`{_meant(of, names)}"
+            yield file.at((*at, role), f"{model.name}.{role}: {said}")
+        if meta.rules and complete and (role, model.name) not in roles:
+            said = f"they need a model with `meta: {{{role}: {model.name}}}` (docs/quality.md)"
+            yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
+
+
 _REF = re.compile(r"""\b(ref|source)\(\s*['"]([^'"]*)['"]\s*(?:,\s*['"]([^'"]*)['"]\s*)?\)""")
 _MACRO = re.compile(r"\{%-?\s*macro\s+(\w+)")
 
@@ -495,6 +525,12 @@ def _of_models(
         for source in file.properties.sources
         for table in source.tables
     }
+    roles = {
+        (role, getattr(model.config.meta, role))
+        for file in files
+        for model in file.properties.models
+        for role in _ROLES
+    }
     for file in files:
         for where, table in _tables(file.properties):
             if isinstance(table, Model):
@@ -503,11 +539,7 @@ def _of_models(
                     yield file.at(where, f"{table.name}: {said}")
                 if described[table.name] > 1:
                     yield file.at(where, f"{table.name}: is declared twice")
-                of = table.config.meta.history_of
-                if of and of not in stems:
-                    at = (*where, "config", "meta", "history_of")
-                    said = f"there is no model `{of}`{_meant(of, stems)}"
-                    yield file.at(at, f"{table.name}.history_of: {said}")
+                yield from _of_roles(file, where, table, stems, roles, complete=complete)
     macros = [
         name
         for path in project.glob("macros/**/*.sql")

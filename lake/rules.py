@@ -5,35 +5,26 @@ A rule stands in `config.meta.rules` of a model's YAML; `macros/rule.sql` makes 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from lake.branches import publish
+from lake.contract import Rule
 from lake.errors import LakeError
 from lake.manifest import below, manifest, model_nodes, table_of
 
-
-@dataclass(frozen=True)
-class Rule:
-    """What holds of a row; `on_break` is what is done otherwise: quarantine, warn or stop."""
-
-    name: str
-    condition: str
-    on_break: str = "quarantine"
+Rules = dict[str, Rule]
+"""Rules of a model, by their names."""
 
 
-def rules(model: str) -> tuple[Rule, ...]:
+def rules(model: str) -> Rules:
     """The rules of a model, in the project as it stands."""
-    return declared(manifest()).get(model, ())
+    return declared(manifest()).get(model, {})
 
 
-def declared(of: Mapping[str, Any]) -> dict[str, tuple[Rule, ...]]:
+def declared(of: Mapping[str, Any]) -> dict[str, Rules]:
     """The rules of every model that has some, by its name."""
     return {
-        node["name"]: tuple(
-            Rule(name, rule) if isinstance(rule, str) else Rule(name, **rule)
-            for name, rule in found.items()
-        )
+        node["name"]: {name: Rule.model_validate(rule) for name, rule in found.items()}
         for node in model_nodes(of).values()
         if (found := node["config"]["meta"].get("rules"))
     }

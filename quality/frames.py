@@ -11,7 +11,7 @@ from pyspark.sql import functions as f
 from lake import source
 from lake.catalog import access, for_spark, open_catalog
 from lake.errors import LakeError
-from lake.manifest import SourceTable, models, source_tables
+from lake.manifest import SourceTable, model_nodes, source_tables
 from lake.settings import TRUNK, settings
 
 ICEBERG = {
@@ -45,17 +45,17 @@ def spark() -> SparkSession:
 
 
 def frames(layer: str) -> dict[str, DataFrame]:
-    """What the suite of a layer is judged on, by name.
+    """What the suite of a layer is judged on, by name: its models, and what they are made of.
 
     Raises LakeError where a table is missing.
     """
     if layer == "bronze":
         return bronze()
-    if layer == "silver":
-        return {name: read(name) for name in (f"silver.{model.name}" for model in models(layer))}
-    names = ("silver.loans", *(f"gold.{model.name}" for model in models(layer)))
-    found = {name: read(name) for name in names}
-    return found | {"gold.totals": totals(found)}
+    nodes = model_nodes()
+    found = {key for key, node in nodes.items() if node["fqn"][1] == layer}
+    above = {parent for key in found for parent in nodes[key]["depends_on"]["nodes"]}
+    judged = [nodes[key] for key in sorted(found | above & nodes.keys())]
+    return {name: read(name) for name in (f"{node['fqn'][1]}.{node['name']}" for node in judged)}
 
 
 def bronze() -> dict[str, DataFrame]:
@@ -203,44 +203,6 @@ def capture() -> DataFrame:
     if slot:
         found = [(slot.wal_status, slot.current_lsn - slot.confirmed_lsn)]
     return spark().createDataFrame(found, "wal_status string, bytes_behind bigint")
-
-
-def totals(found: dict[str, DataFrame]) -> DataFrame:
-    """What must be equal in silver and in gold, a row for each measure."""
-    loans = found["silver.loans"].agg(
-        f.count("*").cast("decimal(38,2)").alias("loans"),
-        f.sum("loan_amnt").cast("decimal(38,2)").alias("amount"),
-        f.count("loan_status").cast("decimal(38,2)").alias("decided"),
-        f.sum(f.when(f.col("loan_status") == 1, 1).otherwise(0))
-        .cast("decimal(38,2)")
-        .alias("approved"),
-    )
-    facts = found["gold.fct_loans"].agg(
-        f.count("*").cast("decimal(38,2)").alias("loans"),
-        f.sum("loan_amnt").cast("decimal(38,2)").alias("amount"),
-        f.count_if("is_decided").cast("decimal(38,2)").alias("decided"),
-        f.count_if("is_approved").cast("decimal(38,2)").alias("approved"),
-    )
-    sums = found["gold.agg_loan_approvals"].agg(
-        f.sum("applications").cast("decimal(38,2)").alias("loans"),
-        f.sum("requested_amount").cast("decimal(38,2)").alias("amount"),
-        f.sum("decided").cast("decimal(38,2)").alias("decided"),
-        f.sum("approved").cast("decimal(38,2)").alias("approved"),
-    )
-    silver, fact, sum_ = (_tall(frame) for frame in (loans, facts, sums))
-    return _beside("fct_loans", fact, silver).unionAll(_beside("agg_loan_approvals", sum_, silver))
-
-
-def _tall(wide: DataFrame) -> DataFrame:
-    return wide.unpivot([], [*wide.columns], "measure", "total")
-
-
-def _beside(table: str, gold: DataFrame, silver: DataFrame) -> DataFrame:
-    return (
-        gold.withColumnRenamed("total", "in_gold")
-        .join(silver.withColumnRenamed("total", "in_silver"), "measure")
-        .select(f.lit(table).alias("table"), "measure", "in_gold", "in_silver")
-    )
 
 
 def _spark_type(postgres: str) -> str:

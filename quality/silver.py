@@ -5,32 +5,32 @@ source uses, and how tables hang together. Of what breaks a rule that warns or s
 quarantine tells.
 """
 
-from collections.abc import Sequence
-
 from great_expectations.expectations.expectation import Expectation
 
-from lake.manifest import models
-from lake.rules import Rule, rules
+from lake.contract import Rule
+from lake.manifest import Model, models
+from lake.rules import rules
 from quality.suite import Suite, between, keys, none, one_of, present
 
 
 def suite() -> Suite:
-    keyed = {model.name: model.key for model in models("silver")}
-    histories = {
-        f"silver.{model.name}": _history(model.history_of, keyed)
-        for model in models("silver")
-        if model.history_of
-    }
-    by_hand = _by_hand(keyed)
-    return {
-        name: [*found, *histories.get(name, ()), *by_hand.get(name, ())]
-        for name, found in keys("silver").items()
-    }
+    declared = {model.name: model for model in models("silver")}
+    by_hand, judged = _by_hand(), keys("silver")
+    for name, model in declared.items():
+        expected = judged[f"silver.{name}"]
+        if model.history_of:
+            expected += _history(declared[model.history_of])
+        if model.quarantine_of:
+            of = declared[model.quarantine_of]
+            expected += _quarantined(of)
+            judged[f"silver.{of.name}"] += _kept_out(of, name)
+        expected += [*_held(name), *by_hand.get(f"silver.{name}", ())]
+    return judged
 
 
-def _history(current: str, keyed: dict[str, tuple[str, ...]]) -> list[Expectation]:
+def _history(current: Model) -> list[Expectation]:
     """What holds of a history of the rows that are in `current`."""
-    named = ", ".join(keyed[current])
+    named = ", ".join(current.key)
     return [
         none(
             "a row has at most one current version",
@@ -41,17 +41,17 @@ def _history(current: str, keyed: dict[str, tuple[str, ...]]) -> list[Expectatio
             f"select {named}, valid_from, valid_to from {{batch}} where valid_to < valid_from",
         ),
         none(
-            f"a current version that holds the rules is among the {current}, and no other",
+            f"a current version that holds the rules is among the {current.name}, and no other",
             f"select {named}, _lsn from "
             f"(select {named}, _lsn, true as is_version from {{batch}} "
             "where is_current and is_valid) as versions "
-            f"full join (select {named}, _lsn, true as is_held from silver_{current}) as held "
+            f"full join (select {named}, _lsn, true as is_held from silver_{current.name}) as held "
             f"using ({named}, _lsn) where is_version is null or is_held is null",
         ),
     ]
 
 
-def _by_hand(keyed: dict[str, tuple[str, ...]]) -> Suite:
+def _by_hand() -> Suite:
     return {
         "silver.loans": [
             present("loan_amnt"),
@@ -61,8 +61,6 @@ def _by_hand(keyed: dict[str, tuple[str, ...]]) -> Suite:
                 "person_education", "High School", "Associate", "Bachelor", "Master", "Doctorate"
             ),
             one_of("person_home_ownership", "RENT", "OWN", "MORTGAGE", "OTHER"),
-            *_held("loans"),
-            *_kept_out("loans", keyed["loans"]),
         ],
         "silver.loan_payments": [
             between("amount", 0, None, "amount is not negative"),
@@ -74,47 +72,47 @@ def _by_hand(keyed: dict[str, tuple[str, ...]]) -> Suite:
                 "left anti join silver_loans_quarantine using (loan_id)",
             ),
         ],
-        "silver.loans_quarantine": _quarantined("loans", keyed["loans"]),
     }
 
 
 def _held(model: str) -> list[Expectation]:
-    """No row of a model breaks a rule that keeps it out."""
+    """No row of a model breaks a rule of it that keeps rows out."""
     return [
-        none(_words(rule), f"select * from {{batch}} where not coalesce({rule.condition}, true)")
-        for rule in rules(model)
+        none(_words(name, rule), f"select * from {{batch}} where not coalesce({literal}, true)")
+        for name, rule in rules(model).items()
         if rule.on_break != "warn"
+        for literal in [rule.condition.replace("{", "{{").replace("}", "}}")]
     ]
 
 
-def _kept_out(model: str, key_: Sequence[str]) -> list[Expectation]:
+def _kept_out(model: Model, quarantine: str) -> list[Expectation]:
     """No row that is kept out of a model is in it."""
-    named = ", ".join(key_)
+    named = ", ".join(model.key)
     return [
         none(
-            f"no row in quarantine is among the {model}",
+            f"no row in quarantine is among the {model.name}",
             f"select {named} from {{batch}} left semi join (select * from "
-            f"silver_{model}_quarantine where on_break <> 'warn') as kept_out using ({named})",
+            f"silver_{quarantine} where on_break <> 'warn') as kept_out using ({named})",
         )
     ]
 
 
-def _quarantined(model: str, key_: Sequence[str]) -> list[Expectation]:
+def _quarantined(of: Model) -> list[Expectation]:
     """What holds of a model's quarantine, and what it tells of rules that warn or stop the run."""
-    declared, named = rules(model), ", ".join(key_)
+    declared, named = rules(of.name), ", ".join(of.key)
     return [
-        one_of("rule", *(rule.name for rule in declared)),
+        one_of("rule", *declared),
         *(
             none(
-                _words(rule),
-                f"select {named} from {{batch}} where rule = '{rule.name}'",
+                _words(name, rule),
+                f"select {named} from {{batch}} where rule = '{name}'",
                 warns=rule.on_break == "warn",
             )
-            for rule in declared
+            for name, rule in declared.items()
             if rule.on_break != "quarantine"
         ),
     ]
 
 
-def _words(rule: Rule) -> str:
-    return f"{rule.name}: {rule.condition}"
+def _words(name: str, rule: Rule) -> str:
+    return f"{name}: {rule.condition}"

@@ -7,14 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lake import lag
-from lake.branches import branch, publish
+from lake.branches import publish
 from lake.catalog import open_catalog
 from lake.demo.run import source
 from lake.manifest import copy_project
 from lake.settings import TRUNK
 from lake.stack import trino
 from tests.conftest import lake
-from tests.test_run import pointers
 
 BURDEN = "{condition: loan_percent_income > 0, on_break: warn}"
 MANY = "".join(
@@ -91,30 +90,6 @@ def test_changed_rules_are_applied_to_all_that_was_landed_and_changed_back_again
     assert "judging again" not in done.stderr, "once is enough"
     for table, expected in before.items():
         assert rows(table).equals(expected), table
-
-
-def test_a_row_that_breaks_a_rule_that_stops_is_named_by_the_run_that_it_stops(
-    demo: str, tmp_path: Path
-) -> None:
-    before = pointers()
-    condition = "loan_amnt > 1000"
-    other = project(tmp_path, amount_positive=f"{{condition: {condition}, on_break: stop}}")
-    done = lake("run", "--select", "silver", LAKE_PROJECT_DIR=other)
-    assert done.returncode == 1, done.stderr
-    said = (
-        rf"silver\.loans_quarantine: expected that amount_positive: {condition}; "
-        r"found \d+ rows, as loan_id \d+; loan_id \d+; loan_id \d+"
-    )
-    assert re.search(said, done.stderr), done.stderr
-    assert pointers() == before
-    failed = branch.refs()[-1].name
-    ((status, name),) = trino.ask(
-        "select status, name from quality.results"
-        f" where run_id = '{failed}' and status <> 'pass' and kind = 'expectation'"
-        " and table_name = 'silver.loans_quarantine' and name like 'amount%'"
-    )
-    assert (status, name) == ("fail", f"amount_positive: {condition}")
-    branch.drop(failed)
 
 
 def test_every_publish_of_a_run_has_its_results(demo: str) -> None:

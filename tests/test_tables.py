@@ -17,12 +17,13 @@ import pytest
 
 from ingestion import bronze
 from lake import lag
-from lake.branches import publish
+from lake.branches import branch, publish
 from lake.catalog import catalog, open_catalog
 from lake.demo import proof
 from lake.demo.run import source
 from lake.manifest import copy_project
 from lake.settings import on_branch
+from lake.stack import trino
 from tests.conftest import lake, soak
 
 BRANCH = "with_customers"
@@ -32,6 +33,8 @@ TABLE = """
         region text,
         name text not null,
         balance numeric(12, 2),
+        "order" integer,
+        "on" boolean,
         "Loyalty Card" text,
         tags text[],
         updated_at timestamptz not null default now(),
@@ -43,7 +46,14 @@ TABLE = """
     insert into customer (customer_id, region, name, balance)
         select i, chr(65 + i % 2), 'no. ' || i, i from generate_series(1, 2000) as i;
 """
-KEY = ("region", "customer_id")
+RULES = """
+    config:
+      meta:
+        rules:
+          named: regexp_like(name, '^no. [0-9]{1,4}$')
+          rich: {condition: balance <= 1990, on_break: warn}
+          region_known: {condition: "region in ('A', 'B')", on_break: stop}
+"""
 
 
 @pytest.fixture
@@ -176,6 +186,57 @@ def build() -> None:
         assert judged.returncode == 0, judged.stderr
 
 
+def quarantined() -> set[tuple[str, str, int]]:
+    rows = catalog().load_table("silver.customers_quarantine").scan().to_arrow().to_pylist()
+    return {(row["rule"], row["region"], row["customer_id"]) for row in rows}
+
+
+def test_the_rules_of_a_scaffolded_table_warn_quarantine_and_stop_a_project_without_loans(
+    customer: psycopg.Connection,
+) -> None:
+    assert lake("scaffold", "public.customer").returncode == 0
+    assert lake("ingest").returncode == 0
+    models = Path(os.environ["LAKE_PROJECT_DIR"]) / "models"
+    for path in [*models.glob("gold/*"), *models.glob("silver/loan*"), models / "exposures.yml"]:
+        path.unlink()
+    declared = models / "silver" / "customers.yml"
+    head, tests, tail = declared.read_text().partition("    data_tests:")
+    declared.write_text(head + RULES.lstrip("\n") + tests + tail)
+
+    customer.execute("update customer set name = 'Ann' where customer_id = 5")
+    customer.execute("insert into customer (customer_id, region, name) values (9, 'C', 'no. 9')")
+    lag.catch_up()
+    stopped = lake("run")
+    assert stopped.returncode == 1, stopped.stderr
+    said = "region_known: region in ('A', 'B'); found 1 rows, as region C, customer_id 9\n"
+    assert f"silver.customers_quarantine: expected that {said}" in stopped.stderr
+    failed = branch.refs()[-1].name
+    ((status, name),) = trino.ask(
+        "select status, name from quality.results"
+        f" where run_id = '{failed}' and kind = 'expectation' and status not in ('pass', 'warn')"
+    )
+    assert (status, name) == ("fail", "region_known: region in ('A', 'B')")
+    branch.drop(failed)
+
+    customer.execute("delete from customer where region = 'C'")
+    lag.catch_up()
+    done = lake("run", "--target", "trino")
+    assert done.returncode == 0, done.stderr
+    assert "customers_quarantine: expected that rich: balance <= 1990; found 10" in done.stderr
+    rich = {("rich", chr(65 + i % 2), i) for i in range(1991, 2001)}
+    assert quarantined() == {("named", "B", 5), *rich}
+    kept = catalog().load_table("silver.customers").scan().to_arrow()
+    assert kept.num_rows == 1999
+    assert 5 not in kept["customer_id"].to_pylist()
+
+    customer.execute("update customer set name = 'no. 5', \"order\" = 1 where customer_id = 5")
+    lag.catch_up()
+    done = lake("run")
+    assert done.returncode == 0, done.stderr
+    assert quarantined() == rich
+    assert proof._compare(customer, "customer") == (2000, 0)
+
+
 @soak
 def test_a_table_is_brought_in_under_load_through_kills_and_taken_anew_after_a_truncate(
     customer: psycopg.Connection,
@@ -186,7 +247,7 @@ def test_a_table_is_brought_in_under_load_through_kills_and_taken_anew_after_a_t
     assert "Loyalty Card" in made.stderr
     assert "region, name" not in made.stderr, "what has a comment is described"
     unwritten = lake("check").stdout.splitlines()
-    assert len(unwritten) == 5
+    assert len(unwritten) == 7
     assert all("models/bronze/customer.md:" in line for line in unwritten)
     again = lake("scaffold", "customer")
     assert again.returncode == 2

@@ -1,10 +1,10 @@
 {#-
     Every version of a source table's rows, with the time for which it held. A version is valid if it
-    holds the rules of the model `rules_of`; what a bulk snapshot holds began with the source's last
-    write of it, where a column `written_at` tells that, and else when it was landed. A change that
-    was landed twice is one version.
+    holds the rules of the model that `meta.history_of` names; what a bulk snapshot holds began with
+    the source's last write of it, where a column `written_at` tells that, and else when it was
+    landed. A change that was landed twice is one version.
 -#}
-{% macro history(table, rules_of=none, written_at='_ingested_at') -%}
+{% macro history(table, written_at='_ingested_at') -%}
 {%- set since, snapshot = watermark(), newest_snapshot(table) -%}
 {%- set key = declared_table(table).key -%}
 {%- set in_order -%}
@@ -19,7 +19,7 @@ versions as (
     select
         {{ columns_of(table) }},
         _op as op,
-        {{ holds_rules(rules_of) }} as is_valid,
+        {{ holds_rules(model.config.meta.get('history_of')) }} as is_valid,
         case
             when _op = 'r' then least(coalesce({{ written_at }}, _ingested_at), _ingested_at)
             else coalesce(_committed_at, _ingested_at)

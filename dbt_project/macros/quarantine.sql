@@ -1,10 +1,11 @@
 {#-
-    The rows of a source table whose last version breaks a rule of model `of`, once for each rule,
-    with the values that break it. A row leaves when it is mended or deleted, or its rule has gone.
-    `history` is the model of all versions, `key` the table's. The model's `unique_key` is that key
-    and `rule`, and its `merge_exclude_columns` are `first_seen_at` and `run_id`.
+    The rows of a source table whose last version breaks a rule of the model that `meta.quarantine_of`
+    names, once for each rule, with the values that break it. A row leaves when it is mended or
+    deleted, or its rule has gone. `history` is the relation of all versions. The model's `unique_key`
+    is the table's and `rule`, and its `merge_exclude_columns` are `first_seen_at` and `run_id`.
 -#}
-{% macro quarantine(table, of, history, key) -%}
+{% macro quarantine(table, history) -%}
+{%- set of, key = model.config.meta.get('quarantine_of'), declared_table(table).key -%}
 {%- set columns -%}
     {{ columns_of(table) }},
     rule,
@@ -18,7 +19,7 @@
     _ingested_at
 {%- endset -%}
 with last_versions as (
-    {{ last_versions(ref(history), key) }}
+    {{ last_versions(history, key) }}
 ),
 
 rules as (

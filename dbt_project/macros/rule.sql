@@ -16,13 +16,7 @@
     {%- set declared = [] -%}
     {%- for name, rule in rules(model_name).items() -%}
         {%- set rule = {'condition': rule} if rule is string else rule -%}
-        {%- set told = rule if rule is mapping else {} -%}
-        {%- set on_break = told.get('on_break', 'quarantine') -%}
-        {%- if told.get('condition') is not string or on_break not in ['quarantine', 'warn', 'stop'] -%}
-            {%- do exceptions.raise_compiler_error(model_name ~ ', rule ' ~ name ~ ': it must be a condition, or '
-                ~ '{condition: …, on_break: quarantine, warn or stop}') -%}
-        {%- endif -%}
-        {%- do declared.append({'name': name, 'condition': told.condition, 'on_break': on_break}) -%}
+        {%- do declared.append(dict({'name': name, 'on_break': 'quarantine'}, **rule)) -%}
     {%- endfor -%}
     {{- return(declared) -}}
 {%- endmacro %}
@@ -61,14 +55,15 @@
 
 
 {#-
-    A hook of a model of versions: a replay judges them all by the rules as they are now, those
-    before the newest bulk snapshot too, which the changelog does not give again.
+    A hook, which is about histories only: a replay judges all versions by the rules as they are now,
+    those before the newest bulk snapshot too, which the changelog does not give again.
 -#}
-{% macro judge_again(model_name) -%}
-    {%- if execute and is_incremental() and var('replay_from') is not none -%}
-    update {{ this }} set is_valid = {{ holds_rules(model_name) }}
+{% macro judge_again() -%}
+    {%- set of = model.config.meta.get('history_of') -%}
+    {%- if execute and of and is_incremental() and var('replay_from') is not none -%}
+    update {{ this }} set is_valid = {{ holds_rules(of) }}
     where
         _prior_commit_lsn >= {{ var('replay_from') }}
-        and is_valid <> ({{ holds_rules(model_name) }})
+        and is_valid <> ({{ holds_rules(of) }})
     {%- endif -%}
 {%- endmacro %}

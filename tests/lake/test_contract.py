@@ -1,5 +1,8 @@
 """A mistake in the project is told with file and line, before anything runs; no stack is needed."""
 
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 
 from lake import contract, manifest
 from lake.errors import LakeError
+from lake.settings import environment
 
 SILVER, BRONZE = "models/silver", "models/bronze/bronze.yml"
 LOANS, PAYMENTS = f"{SILVER}/loans.yml", f"{SILVER}/loan_payments.yml"
@@ -102,6 +106,12 @@ MISTAKES = [
         "loans_history.history_of: there is no model `loan`; did you mean `loans`?",
     ),
     (
+        f"{SILVER}/loans_quarantine.yml",
+        "quarantine_of: loans",
+        "quarantine_of: loan",
+        "loans_quarantine.quarantine_of: there is no model `loan`; did you mean `loans`?",
+    ),
+    (
         BRONZE,
         "key: [loan_id]",
         "key: [id]",
@@ -181,6 +191,20 @@ def test_a_mistake_is_told_with_file_and_line(
     assert any(one.startswith(f"dbt_project/{file}:{line}: {said}") for one in found), found
 
 
+def test_dbt_by_itself_tells_what_it_would_pass_over(project: Path) -> None:
+    path = project / LOANS
+    path.write_text(path.read_text().replace(AGE, "age_plausible: persn_age between 18 and 100"))
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("dbt")), "build"],
+        env=os.environ | environment(),
+        cwd=project,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "silver/loans.yml:10: loans.rules.age_plausible: `persn_age` is no column" in done.stdout
+
+
 def test_a_model_without_a_contract_and_two_of_one_name_are_told(project: Path) -> None:
     (project / "models/gold/stray.sql").write_text("select 1 as one")
     (project / "models/gold/loans.sql").write_text("select 1 as one")
@@ -192,6 +216,18 @@ def test_a_model_without_a_contract_and_two_of_one_name_are_told(project: Path) 
         "dbt_project/models/gold/loans.sql:1: loans: two models have this name",
         "dbt_project/models/gold/stray.sql:1: stray: no .yml declares it, so it has no contract",
         "dbt_project/models/silver/loans.sql:1: loans: two models have this name",
+    ]
+
+
+def test_rules_that_nothing_applies_are_told(project: Path) -> None:
+    for name in ("loans_history", "loans_quarantine"):
+        path = project / SILVER / f"{name}.yml"
+        text = path.read_text()
+        start = text.index("    config:\n      meta: ")
+        path.write_text(text[:start] + text[text.index("    data_tests:") :])
+    assert [str(one).partition("loans.rules: ")[2] for one in contract.mistakes(project)] == [
+        "they need a model with `meta: {history_of: loans}` (docs/quality.md)",
+        "they need a model with `meta: {quarantine_of: loans}` (docs/quality.md)",
     ]
 
 

@@ -9,6 +9,7 @@ import pytest
 from lake import manifest, results, rules
 from lake.branches import branch, maintain, publish
 from lake.catalog import open_catalog
+from lake.contract import Rule
 from lake.errors import LakeError
 from lake.results import Result
 from lake.settings import TRUNK, settings
@@ -179,7 +180,8 @@ def test_a_rule_is_a_condition_or_says_what_is_done_where_it_is_broken() -> None
         "short": "a > 1", "long": {"condition": "b > 1", "on_break": "warn"},
     }}}}  # fmt: skip
     found = rules.declared({"nodes": {"model.x.m": node}})
-    assert found == {"m": (rules.Rule("short", "a > 1"), rules.Rule("long", "b > 1", "warn"))}
+    short, long = Rule(condition="a > 1"), Rule(condition="b > 1", on_break="warn")
+    assert found == {"m": {"short": short, "long": long}}
 
 
 def test_what_a_rule_touches_begins_where_its_rows_are_read_from_bronze() -> None:

@@ -178,8 +178,6 @@ def judged(session: SparkSession) -> Callable[..., Report]:
             for name, found in data.items()
             if name.startswith((layer, "silver" if layer == "gold" else layer))
         }
-        if layer == "gold":
-            made["gold.totals"] = frames.totals(made)
         return judge({layer: made})
 
     return run

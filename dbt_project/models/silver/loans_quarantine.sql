@@ -5,4 +5,4 @@
     )
 }}
 
-{{ quarantine('loan', of='loans', history='loans_history', key=['loan_id']) }}
+{{ quarantine('loan', ref('loans_history')) }}
