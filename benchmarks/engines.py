@@ -317,7 +317,6 @@ def main(
     }
     try:
         land(rows)
-        change(seed=0)  # or all of the bulk load would be taken up once more, after the full build
         for name, engine in chosen.items():
             console.print(
                 f"[bold]{rows:,} loans: {name}[/]", measure(engine, rows, rounds, full=full)

@@ -4,7 +4,7 @@
     the changes since it: 'c', 'u', and 'd' with the row as it was before. A snapshot of no rows is
     one in bronze that has no values, its key least of all.
 
-    since: an LSN, only what comes at or after it; snapshot: the newest snapshot's, if known.
+    since: a watermark, only what is new since then (`is_new`); snapshot: the newest one's LSN, if known.
 -#}
 {% macro changelog(table, since=-1, snapshot=none) -%}
     {%- set bulk, changes = source('bronze', table), source('bronze', 'changes') -%}
@@ -20,7 +20,7 @@
     from {{ bulk }}
     where
         _snapshot_lsn = {{ taken }}
-        and _snapshot_lsn > {{ since }}
+        and _snapshot_lsn - 1 > {{ since }}
         and {{ quoted(declared.key[:1]) }} is not null
     union all
     select

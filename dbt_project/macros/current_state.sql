@@ -42,7 +42,7 @@ select
 {#- The last version of each key in a history; a later build needs only those that are new to it. -#}
 {% macro last_versions(history, key) -%}
     {%- if is_incremental() -%}
-    {{ last_of('(select * from ' ~ history ~ ' where _prior_commit_lsn >= ' ~ watermark() ~ ') as recent', key) }}
+    {{ last_of('(select * from ' ~ history ~ ' where ' ~ is_new(watermark()) ~ ') as recent', key) }}
     {%- else -%}
     select * from {{ history }}
     where is_current

@@ -43,7 +43,7 @@ versions as (
     from {{ this }} as known
     where
         is_current
-        and (_prior_commit_lsn < {{ since }} or _prior_commit_lsn < {{ snapshot }} - 1)
+        and (_prior_commit_lsn < {{ snapshot }} - 1 or not ({{ is_new(since) }})) -- others come again
         and exists (
             select 1 from changes
             where {{ same_key(key, 'changes', 'known') }}

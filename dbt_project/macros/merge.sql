@@ -6,8 +6,10 @@
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
     {%- do run_query('cache table ' ~ source) -%}
     {%- set key = unique_key if unique_key is string else unique_key[0] -%}
-    {%- set predicates = (incremental_predicates or []) + among_staged(source, key) -%}
-    {{ merge_with_deletes(target, source, unique_key, predicates) }}
+    {%- set among = among_staged(source, key) -%}
+    {%- if among is none -%} select 'nothing to merge' as outcome
+    {%- else -%} {{ merge_with_deletes(target, source, unique_key, (incremental_predicates or []) + among) }}
+    {%- endif -%}
 {%- endmacro %}
 
 {% macro trino__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
@@ -71,20 +73,20 @@
 {#-
     That a target's row has a value which is staged, by the values themselves where they are few:
     Spark would shuffle the whole target to find the rows that match, and in a subquery it does not
-    know again what is kept at hand. (Trino finds out by itself.)
+    know again what is kept at hand. (Trino finds out by itself.) None where nothing is staged.
 -#}
 {% macro among_staged(source, column, few=5000) -%}
     {%- set type = engine_type(model.columns[column].data_type) -%}
     {%- if type == 'binary' -%} {{- return([]) -}} {%- endif -%}
     {%- set staged -%}
         select distinct cast({{ quoted([column]) }} as string) from {{ source }}
-        where {{ quoted([column]) }} is not null
         limit {{ few + 1 }}
     {%- endset -%}
     {%- set values = run_query(staged).columns[0].values() -%}
+    {%- if values | length == 0 -%} {{- return(none) -}} {%- endif -%}
     {%- if values | length > few -%} {{- return([]) -}} {%- endif -%}
     {%- set literals = [] -%}
-    {%- for value in values -%} {%- do literals.append(literal(value, type)) -%} {%- endfor -%}
+    {%- for value in values if value is not none -%} {%- do literals.append(literal(value, type)) -%} {%- endfor -%}
     {{- return([quoted([column], 'target') ~ ' in (' ~ (literals or ['null']) | join(', ') ~ ')']) -}}
 {%- endmacro %}
 

@@ -12,6 +12,16 @@
 {%- endmacro %}
 
 
+{#-
+    Whether a row that was landed is new to a model whose watermark is `since`. Of the transaction at
+    the watermark the model may have but a part, of a bulk snapshot it has all or nothing.
+-#}
+{% macro is_new(since) -%}
+    _prior_commit_lsn >= {{ since }}
+    and (_prior_commit_lsn > {{ since }} or _committed_at is not null)
+{%- endmacro %}
+
+
 {#- The LSN of a source table's newest bulk snapshot; 0 where there is none. -#}
 {% macro newest_snapshot(table) -%}
     {%- set bulk = source('bronze', table) -%}

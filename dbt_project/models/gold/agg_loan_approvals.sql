@@ -19,7 +19,7 @@ touched as ( -- the groups that a changed loan is in, or has been in
     from history
     where loan_id in (
         select changed.loan_id from history as changed
-        where changed._prior_commit_lsn >= {{ watermark() }}
+        where {{ is_new(watermark()) }}
     )
 ),
 

@@ -14,11 +14,11 @@ payments as (
 
 touched as (
     select distinct loan_id from history
-    where _prior_commit_lsn >= {{ since }}
+    where {{ is_new(since) }}
     {% if is_incremental() %}
     union
     select loan_id from payments
-    where _prior_commit_lsn >= {{ payments_since }}
+    where {{ is_new(payments_since) }}
     union -- installments that are gone
     select loan_id from ({{ changelog('loan_payment', payments_since, payments_snapshot) }}) as changes
     where _op = 'd'

@@ -2,7 +2,7 @@
 
 with history as (
     select * from {{ ref('loans_history') }}
-    where _prior_commit_lsn >= {{ watermark() }}
+    where {{ is_new(watermark()) }}
 ),
 
 last_versions as ( -- of those that share a moment
