@@ -486,26 +486,24 @@ def _of_docs(files: list[_File], blocks: dict[str, _Block]) -> Iterator[Mistake]
 _ROLES = ("history_of", "quarantine_of")
 
 
-def _of_roles(
-    file: _File,
-    where: Path_,
-    model: Model,
-    names: set[str],
-    roles: set[tuple[str, str]],
-    *,
-    complete: bool,
-) -> Iterator[Mistake]:
+def _of_roles(files: list[_File], names: set[str], *, complete: bool) -> Iterator[Mistake]:
     """A model that another is about is there, and so are those that apply a model's rules."""
-    meta = model.config.meta
-    for role in _ROLES:
-        at = (*where, "config", "meta")
-        of = getattr(meta, role)
-        if of and of not in names:
-            said = f"there is no model `{of}`{_meant(of, names)}"
-            yield file.at((*at, role), f"{model.name}.{role}: {said}")
-        if meta.rules and complete and (role, model.name) not in roles:
-            said = f"they need a model with `meta: {{{role}: {model.name}}}` (docs/quality.md)"
-            yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
+    models = [
+        (file, (*where, "config", "meta"), model, model.config.meta)
+        for file in files
+        for where, model in _tables(file.properties)
+        if isinstance(model, Model)
+    ]
+    taken = {(role, getattr(meta, role)) for *_, meta in models for role in _ROLES}
+    for file, at, model, meta in models:
+        for role in _ROLES:
+            of = getattr(meta, role)
+            if of and of not in names:
+                said = f"there is no model `{of}`{_meant(of, names)}"
+                yield file.at((*at, role), f"{model.name}.{role}: {said}")
+            if meta.rules and complete and (role, model.name) not in taken:
+                said = f"they need a model with `meta: {{{role}: {model.name}}}` (docs/quality.md)"
+                yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
 
 
 _REF = re.compile(r"""\b(ref|source)\(\s*['"]([^'"]*)['"]\s*(?:,\s*['"]([^'"]*)['"]\s*)?\)""")
@@ -525,12 +523,6 @@ def _of_models(
         for source in file.properties.sources
         for table in source.tables
     }
-    roles = {
-        (role, getattr(model.config.meta, role))
-        for file in files
-        for model in file.properties.models
-        for role in _ROLES
-    }
     for file in files:
         for where, table in _tables(file.properties):
             if isinstance(table, Model):
@@ -539,7 +531,7 @@ def _of_models(
                     yield file.at(where, f"{table.name}: {said}")
                 if described[table.name] > 1:
                     yield file.at(where, f"{table.name}: is declared twice")
-                yield from _of_roles(file, where, table, stems, roles, complete=complete)
+    yield from _of_roles(files, stems, complete=complete)
     macros = [
         name
         for path in project.glob("macros/**/*.sql")
