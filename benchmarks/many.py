@@ -73,8 +73,7 @@ def fill(names: list[str]) -> None:
         fill(connection, rows=1, progress=lambda *_: None)  # bronze still declares them
         for name in names:
             connection.execute(SOURCE.format(name=name, rows=ROWS).encode())
-    for name in names:
-        lake("scaffold", name)
+    lake("scaffold", *names)
     lake("ingest")
 
 

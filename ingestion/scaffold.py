@@ -320,5 +320,4 @@ def _left(table: Table, columns: Sequence[Column], described: Path) -> list[str]
     )
     if out := [column.name for column in table.columns if column.name not in names]:
         left.append(f"left out of silver, {_UNUSABLE}: {', '.join(out)}")
-    left.append("then `lake ingest`, `lake run`")
     return left

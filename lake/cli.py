@@ -174,17 +174,21 @@ def check() -> None:
 
 @cli.command(rich_help_panel=WAY)
 def scaffold(
-    table: Annotated[str, typer.Argument(help="a table of the source, such as public.customer")],
+    tables: Annotated[
+        list[str], typer.Argument(help="tables of the source, such as public.customer")
+    ],
 ) -> None:
-    """Declare a table of the source, with its current state and history in silver."""
+    """Declare tables of the source, with state, history and quarantine of each in silver."""
     from ingestion.scaffold import scaffold
 
-    made = scaffold(table)
-    for path in made.files:
-        err.print(f"wrote {path}", highlight=False)
-    err.print("what is left to you:", highlight=False)
-    for one in made.left:
-        err.print(f"- {one}", highlight=False, markup=False)
+    for table in tables:
+        made = scaffold(table)
+        for path in made.files:
+            err.print(f"wrote {path}", highlight=False)
+        err.print(f"what is left to you of {table}:", highlight=False, markup=False)
+        for one in made.left:
+            err.print(f"- {one}", highlight=False, markup=False)
+    err.print("then `lake ingest`, `lake run`")
 
 
 @cli.command(rich_help_panel=WAY)
