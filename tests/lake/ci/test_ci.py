@@ -148,7 +148,7 @@ def test_a_model_and_a_test_that_fail_are_in_the_report_and_the_branch_is_gone(
     assert done.returncode == 1, done.stdout + done.stderr
     assert (pointers(), ci_branches()) == (before, [])
     told = (checkout / "lake-ci" / "report.md").read_text()
-    assert "Failed: 1 of " in told
+    assert "Failed: 3 of 4 models, 5 of 6 checks" in told
     assert "built as the next run would" in told
     assert "until somebody drops them: `silver.loans_quarantine`." in told
     assert "| build: error | `gold.ftr_loans` |" in told
