@@ -25,6 +25,7 @@ from lake.manifest import copy_project
 from lake.settings import on_branch
 from lake.stack import trino
 from tests.conftest import lake, soak
+from tests.test_run import pointers
 
 BRANCH = "with_customers"
 TABLE = """
@@ -206,16 +207,19 @@ def test_the_rules_of_a_scaffolded_table_warn_quarantine_and_stop_a_project_with
     customer.execute("update customer set name = 'Ann' where customer_id = 5")
     customer.execute("insert into customer (customer_id, region, name) values (9, 'C', 'no. 9')")
     lag.catch_up()
+    before = pointers()
     stopped = lake("run")
     assert stopped.returncode == 1, stopped.stderr
     said = "region_known: region in ('A', 'B'); found 1 rows, as region C, customer_id 9\n"
     assert f"silver.customers_quarantine: expected that {said}" in stopped.stderr
+    assert pointers() == before
     failed = branch.refs()[-1].name
-    ((status, name),) = trino.ask(
-        "select status, name from quality.results"
+    ((status, table, name),) = trino.ask(
+        "select status, table_name, name from quality.results"
         f" where run_id = '{failed}' and kind = 'expectation' and status not in ('pass', 'warn')"
     )
-    assert (status, name) == ("fail", "region_known: region in ('A', 'B')")
+    assert (status, table) == ("fail", "silver.customers_quarantine")
+    assert name == "region_known: region in ('A', 'B')"
     branch.drop(failed)
 
     customer.execute("delete from customer where region = 'C'")
