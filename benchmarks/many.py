@@ -9,15 +9,12 @@ loans' models. Measured are whole runs, gates and publish included.
 
 import os
 import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.engines import run, timed
 from lake.settings import ROOT
 
 ROWS, CHANGED = 1_000, 3
@@ -36,29 +33,19 @@ console = Console(width=110)
 
 def lake(*arguments: str) -> float:
     """Run a verb; how long it took, in seconds. Ends all of it where that fails."""
-    command = [str(Path(sys.executable).with_name("lake")), *arguments]
-    began = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if done.returncode:
-        console.print(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}"[-6000:])
-        raise typer.Exit(1)
-    return time.perf_counter() - began
+    return timed(lambda: run("lake", *arguments))
 
 
 def use_installation() -> None:
     """Have a new installation and a project without the loans' models; the settings are theirs."""
     where = ROOT / ".lake-bench" / "many"
-    os.environ |= {
-        "LAKE_STATE_DIR": str(where / "lake"),
-        "LAKE_PROJECT_DIR": str(where / "dbt_project"),
-    }
+    os.environ["LAKE_STATE_DIR"] = str(where / "lake")
+    from lake.manifest import copy_project
+
     if where.exists():
         lake("down", "--wipe")
         shutil.rmtree(where)
-    made = ("target", "logs")
-    shutil.copytree(
-        ROOT / "dbt_project", where / "dbt_project", ignore=shutil.ignore_patterns(*made)
-    )
+    os.environ["LAKE_PROJECT_DIR"] = str(copy_project(where / "dbt_project"))
     models = where / "dbt_project" / "models"
     for path in [*models.glob("gold/*"), *models.glob("silver/loan*"), models / "exposures.yml"]:
         path.unlink()
@@ -95,17 +82,12 @@ def main(tables: int) -> None:
     lake("up")
     try:
         fill(names)
-        table = Table("RUN", *(f"{engine}, seconds" for engine in ENGINES))
-        took: dict[str, list[float]] = {}
+        table = Table("ENGINE", "EVERYTHING ANEW, s", "NOTHING NEW, s", f"{CHANGED} CHANGED, s")
         for engine in ENGINES:
-            target = ("--target", engine)
-            took.setdefault("everything anew", []).append(lake("run", "--full-refresh", *target))
-            took.setdefault("nothing new", []).append(lake("run", *target))
+            took = [lake("run", "--target", engine, *more) for more in (["--full-refresh"], [])]
             change(names[:CHANGED])
-            words = f"{CHANGED} tables have changed"
-            took.setdefault(words, []).append(lake("run", *target))
-        for words, seconds in took.items():
-            table.add_row(words, *(f"{one:.0f}" for one in seconds))
+            took.append(lake("run", "--target", engine))
+            table.add_row(engine, *(f"{seconds:.0f}" for seconds in took))
         console.print(f"[bold]{tables} tables, {3 * tables} models[/]", table)
     finally:
         lake("down")
