@@ -99,7 +99,7 @@ def _inspect_table(
         """,
         [oid],
     ).fetchall()
-    columns = tuple(Column(column, type_) for column, type_ in rows)
+    columns = tuple(Column(column, type_, column) for column, type_ in rows)
     faults = []
     if identity != "f":
         faults.append(f"{name} does not log whole rows: `alter table {name} replica identity full`")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lake.errors import LakeError
+from lake.names import parts, qualified
 from lake.settings import TRUNK, environment, on_branch, settings
 from lake.stack.program import tied
 
@@ -31,10 +32,14 @@ GATE_FOLLOWS = "LAKE_GATE_FOLLOWS"
 
 @dataclass(frozen=True)
 class Column:
-    """A declared column; `type` is the source's, as Postgres writes it: `numeric(12,2)`."""
+    """A declared column: its name in the lake and at the source.
+
+    `type` is the source's, as Postgres writes it: `numeric(12,2)`.
+    """
 
     name: str
     type: str
+    source_name: str
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ class SourceTable:
 
     @property
     def qualified(self) -> str:
-        return f"{self.schema}.{self.name}"
+        return qualified(self.schema, self.name)
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,11 @@ def source_tables() -> list[SourceTable]:
 
 def _source_table(node: dict[str, Any]) -> SourceTable:
     meta = node["config"]["meta"]
-    schema, _, name = meta["source_table"].rpartition(".")
-    columns = tuple(Column(c["name"], c["data_type"]) for c in node["columns"].values())
+    schema, name = parts(meta["source_table"])
+    columns = tuple(
+        Column(c["name"], c["data_type"], c["config"]["meta"].get("source_column", c["name"]))
+        for c in node["columns"].values()
+    )
     return SourceTable(f"bronze.{node['identifier']}", schema, name, tuple(meta["key"]), columns)
 
 

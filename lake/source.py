@@ -9,6 +9,18 @@ from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import settings
 
+PINNED = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+    "lc_monetary": "C",
+    "search_path": "pg_catalog",
+    "client_encoding": "UTF8",
+}
+"""The settings that a value's text depends on, as bulk and capture both have them."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -36,6 +48,14 @@ def conninfo() -> str:
         user=source.user,
         password=password(),
         connect_timeout=5,
+        options=pinned_options(),
+    )
+
+
+def pinned_options() -> str:
+    """`PINNED` as options of a connection's start, which the source's own settings can't outdo."""
+    return " ".join(
+        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in PINNED.items()
     )
 
 

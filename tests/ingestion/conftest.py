@@ -44,5 +44,5 @@ def owner(
 
 def declared(name: str, key: tuple[str, ...], **columns: str) -> SourceTable:
     """A declaration as the dbt project would make it."""
-    listed = tuple(Column(column, type_) for column, type_ in columns.items())
+    listed = tuple(Column(column, type_, column) for column, type_ in columns.items())
     return SourceTable(f"bronze.{name}", "public", name, key, listed)

@@ -20,7 +20,7 @@ def test_the_project_declares_both_tables_of_the_reference_source() -> None:
     declared = {table.qualified: table for table in source_tables()}
     assert declared["public.loan"].key == ("loan_id",)
     assert declared["public.loan_payment"].key == ("loan_id", "installment")
-    assert Column("loan_amnt", "numeric(12,2)") in declared["public.loan"].columns
+    assert Column("loan_amnt", "numeric(12,2)", "loan_amnt") in declared["public.loan"].columns
 
 
 def test_a_table_may_be_of_any_schema() -> None:
