@@ -1,6 +1,6 @@
 """The tables of bronze, and how files of rows are added to them."""
 
-from pyiceberg.partitioning import PartitionField, PartitionSpec
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.table import Table
 from pyiceberg.table.name_mapping import create_mapping_from_schema
@@ -14,9 +14,19 @@ from lake.manifest import Column
 from lake.object_store import CAPTURE
 from lake.settings import settings
 
+SCHEMA_CHANGES = "bronze.schema_changes"
 NAME_MAPPING = "schema.name-mapping.default"
 SNAPSHOT_LSN = "lake.snapshot-lsn"
 """The property of a table of snapshots that says, by its LSN, that the newest one is whole."""
+
+_CAPTURED = {
+    "format-version": "2",
+    "write.parquet.compression-codec": "zstd",
+    "write.metadata.previous-versions-max": "100",
+}
+"""The properties of a table that capture writes."""
+UNHELD = "_unheld"
+"""The column that has the texts of values that their own column can't hold, as JSON."""
 
 
 def _schema(columns: list[tuple[str, IcebergType]]) -> Schema:
@@ -25,40 +35,81 @@ def _schema(columns: list[tuple[str, IcebergType]]) -> Schema:
 
 
 def create_changes() -> Table:
-    """`bronze.changes`, made if missing: each change's envelope, and what prunes it."""
+    """`bronze.changes`, made if missing: a row for each change, in the source's own words."""
     schema = _schema(
         [
             ("source_table", StringType()),
+            ("op", StringType()),
+            ("commit_lsn", LongType()),
+            ("ordinal", LongType()),
             ("lsn", LongType()),
-            ("prior_commit_lsn", LongType()),
+            ("xid", LongType()),
             ("committed_at", TimestamptzType()),
             ("ingested_at", TimestamptzType()),
-            ("envelope", StringType()),
+            ("key", StringType()),
+            ("before", StringType()),
+            ("after", StringType()),
+            ("unchanged", StringType()),
         ]
     )
     spec = PartitionSpec(
         PartitionField(1, 1000, IdentityTransform(), "source_table"),
-        PartitionField(5, 1001, DayTransform(), "ingested_at_day"),
+        PartitionField(8, 1001, DayTransform(), "ingested_at_day"),
     )
-    properties = {
-        "format-version": "2",
-        "write.parquet.compression-codec": "zstd",
-        "write.metadata.previous-versions-max": "100",
+    properties = _CAPTURED | {
         # Capture's files are many and small: at Iceberg's 4 MB a file Spark reads four in a task.
         "read.split.open-file-cost": str(64 * 1024),
         "flink.manifests.location": f"s3://{settings().bucket}/{CAPTURE}/manifests",
     }
+    properties |= _metrics(commit_lsn="full")
+    properties |= _metrics(key="none", before="none", after="none", unchanged="none")
+    return _create(CHANGES, schema, properties, spec)
+
+
+def create_schema_changes() -> Table:
+    """`bronze.schema_changes`, made if missing: a row for each shape that a table took on."""
+    schema = _schema(
+        [
+            ("source_table", StringType()),
+            ("commit_lsn", LongType()),
+            ("ordinal", LongType()),
+            ("committed_at", TimestamptzType()),
+            ("ingested_at", TimestamptzType()),
+            ("columns", StringType()),
+            ("replica_identity", StringType()),
+        ]
+    )
+    return _create(SCHEMA_CHANGES, schema, _CAPTURED | _metrics(columns="none"))
+
+
+def _create(
+    name: str,
+    schema: Schema,
+    properties: dict[str, str],
+    spec: PartitionSpec = UNPARTITIONED_PARTITION_SPEC,
+) -> Table:
+    """The table, made if missing; one that is there already takes on the properties."""
     table = catalog("ingest").create_table_if_not_exists(
-        CHANGES, schema=schema, partition_spec=spec, properties=properties
+        name, schema=schema, partition_spec=spec, properties=properties
     )
     _declare(table, properties)
     return table
 
 
+def _metrics(**columns: str) -> dict[str, str]:
+    """Which statistics of a column's values Iceberg keeps for each file."""
+    return {f"write.metadata.metrics.column.{name}": mode for name, mode in columns.items()}
+
+
 def create_snapshots(name: str, columns: tuple[Column, ...]) -> Table:
     """The table of a source table's bulk snapshots, made or widened to hold `columns`."""
     typed = [(column.name, bronze_type(column.type).iceberg) for column in columns]
-    schema = _schema([*typed, ("_snapshot_lsn", LongType()), ("_ingested_at", TimestamptzType())])
+    own = [
+        (UNHELD, StringType()),
+        ("_snapshot_lsn", LongType()),
+        ("_ingested_at", TimestamptzType()),
+    ]
+    schema = _schema([*typed, *own])
     table = catalog("ingest").create_table_if_not_exists(
         name, schema=schema, properties={"format-version": "2"}
     )

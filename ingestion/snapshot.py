@@ -79,6 +79,7 @@ def ingest(
         tables = inspect(connection, declared)
         named = _named(tables, again)
         changes = bronze.create_changes()
+        bronze.create_schema_changes()
         slot = source.slot(connection)
         begun = changes.properties.get(SLOT_LSN)
         if begun:
@@ -247,7 +248,7 @@ def _copy_range(
     path = f"{location}/data/{lsn}-{first}-{uuid.uuid4()}.parquet"
     types = [(column.name, bronze_type(column.type)) for column in table.columns]
     fields = [pa.field(name, kind.arrow) for name, kind in types]
-    fields += [pa.field("_snapshot_lsn", pa.int64())]
+    fields += [pa.field(bronze.UNHELD, pa.string()), pa.field("_snapshot_lsn", pa.int64())]
     fields += [pa.field("_ingested_at", pa.timestamp("us", "UTC"))]
     schema = pa.schema(fields)
     stamps = (pa.scalar(lsn, pa.int64()), pa.scalar(ingested_at, pa.timestamp("us", "UTC")))
@@ -263,7 +264,9 @@ def _copy_range(
                 columns = [
                     _typed(batch.column(i), kind, f"{table.declared.qualified}.{name}")
                     for i, (name, kind) in enumerate(types)
-                ] + [pa.repeat(stamp, batch.num_rows) for stamp in stamps]
+                ]
+                columns += [pa.nulls(batch.num_rows, pa.string())]
+                columns += [pa.repeat(stamp, batch.num_rows) for stamp in stamps]
                 writer.write_batch(pa.record_batch(columns, schema=schema))
                 rows += batch.num_rows
     return _File(path, rows)

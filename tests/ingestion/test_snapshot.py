@@ -105,6 +105,7 @@ def test_each_value_lands_exactly_and_with_it_the_columns_nobody_declared(
         "Quoted Name": "00000000-0000-0000-0000-000000000001",
         "document": '{"k": "é \\" \\n 🙂", "n": [1, null]}',
         "list": "{1,NULL}",
+        "_unheld": None,
     }
 
 
