@@ -11,8 +11,6 @@ from ingestion.types import bronze_type
 from lake.catalog import catalog
 from lake.lag import CHANGES
 from lake.manifest import Column
-from lake.object_store import CAPTURE
-from lake.settings import settings
 
 SCHEMA_CHANGES = "bronze.schema_changes"
 NAME_MAPPING = "schema.name-mapping.default"
@@ -59,7 +57,6 @@ def create_changes() -> Table:
     properties = _CAPTURED | {
         # Capture's files are many and small: at Iceberg's 4 MB a file Spark reads four in a task.
         "read.split.open-file-cost": str(64 * 1024),
-        "flink.manifests.location": f"s3://{settings().bucket}/{CAPTURE}/manifests",
     }
     properties |= _metrics(commit_lsn="full")
     properties |= _metrics(key="none", before="none", after="none", unchanged="none")

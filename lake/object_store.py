@@ -20,8 +20,6 @@ REGION = "us-east-1"
 """MinIO's default; to say so saves a request that asks for it."""
 WRITABLE = ("warehouse", "branches")
 """Where tables are; one that was made on a branch stays where it was made when it is published."""
-CAPTURE = "capture"
-"""Where capture keeps the lists of files that it has written and not committed yet."""
 MODELS = "models"
 """Where trained models are."""
 
@@ -83,7 +81,7 @@ _ALLOWED: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "publisher": ((), ()),
     "ingest": (("warehouse/bronze",), ()),
     "recorder": ((f"warehouse/{QUALITY}",), ()),
-    "capture": (("warehouse/bronze/changes", CAPTURE), (CAPTURE,)),
+    "capture": (("warehouse/bronze/changes", "warehouse/bronze/schema_changes"), ()),
     "maintenance": (("",), ("",)),
     "trainer": ((MODELS,), ()),
 }

@@ -33,6 +33,8 @@ from lake.settings import ROOT, settings
 
 PAUSES = (1, 4, 16)  # seconds between one download's tries
 STREAMING_LOCK = ROOT / "streaming" / "requirements.lock"
+_COMPILED_WITH = ("java-spark", "flink", "capture-jars", "compiler-jars")
+_COMPILERS = ("go", "compiler-jars")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,9 @@ def parts() -> dict[str, Part]:
     made.append(Part("minio", minio["version"], _go_install(**minio), needs=("go",)))
     lock = STREAMING_LOCK.read_text()  # an environment is of the interpreter that it was made with
     made.append(Part("flink", _digest([lock, sys.base_prefix]), _venv(STREAMING_LOCK)))
+    sources = [[path.name, path.read_text()] for path in _capture_sources()]
+    version = _digest([sources, *(part.version for part in made if part.name in _COMPILED_WITH)])
+    made.append(Part("capture", version, _compile, needs=_COMPILED_WITH))
     replaced = settings().parts
     brought = {
         "go": replaced.go or replaced.minio,
@@ -83,10 +88,10 @@ def parts() -> dict[str, Part]:
 
 
 def missing() -> list[Part]:
-    """The parts that the cache does not hold yet. Go only counts while MinIO must be built."""
+    """The parts that the cache lacks; a compiler counts only where what it builds is lacking."""
     absent = [part for part in parts().values() if not part.path.exists()]
     needed = {name for part in absent for name in part.needs}
-    return [part for part in absent if part.name != "go" or "go" in needed]
+    return [part for part in absent if part.name not in _COMPILERS or part.name in needed]
 
 
 def fetch() -> None:
@@ -278,6 +283,21 @@ def _go_install(module: str, version: str) -> Callable[[Path, Report], None]:
     return make
 
 
+def _capture_sources() -> list[Path]:
+    return sorted((ROOT / "streaming" / "src").rglob("*.java"))
+
+
+def _compile(target: Path, report: Report) -> None:
+    """Compile the capture job by Eclipse's compiler, which needs no more than a Java runtime."""
+    report("compiling the capture job", None, None)
+    (flink,) = parts()["flink"].path.glob("lib/python*/site-packages/pyflink/lib")
+    libraries = [*jars("capture"), *sorted(flink.glob("*.jar"))]
+    class_path = os.pathsep.join(map(str, libraries))
+    (compiler,) = jars("compiler")
+    command = [str(java("spark")), "-Xmx256m", "-jar", str(compiler), "-21", "-nowarn"]
+    _run([*command, "-cp", class_path, "-d", str(target), *map(str, _capture_sources())])
+
+
 # -- where a part's programs are ------------------------------------------------------------------
 
 
@@ -310,8 +330,13 @@ def valkey() -> Path:
 
 
 def jars(engine: str) -> list[Path]:
-    """The jars of `spark` or `capture`, in the order of their names."""
+    """The jars of `spark`, `capture` or `compiler`, in the order of their names."""
     return sorted(parts()[f"{engine}-jars"].path.glob("*.jar"))
+
+
+def capture_classes() -> list[Path]:
+    """The class path of the capture job: what was compiled of it, and its jars."""
+    return [parts()["capture"].path, *jars("capture")]
 
 
 def trino() -> tuple[Path, list[Path]]:

@@ -11,7 +11,7 @@ from lake.settings import settings
 
 PINNED = {
     "TimeZone": "UTC",
-    "DateStyle": "ISO, YMD",
+    "DateStyle": "ISO,YMD",
     "IntervalStyle": "postgres",
     "extra_float_digits": "1",
     "bytea_output": "hex",
@@ -54,9 +54,7 @@ def conninfo() -> str:
 
 def pinned_options() -> str:
     """`PINNED` as options of a connection's start, which the source's own settings can't outdo."""
-    return " ".join(
-        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in PINNED.items()
-    )
+    return " ".join(f"-c {name}={value}" for name, value in PINNED.items())
 
 
 def connect() -> psycopg.Connection:

@@ -593,7 +593,10 @@ using (catalog_name = 'lake' and table_namespace = 'quality');
 
 drop policy if exists capturing on iceberg_tables;
 create policy capturing on iceberg_tables for update to capture
-using (catalog_name = 'lake' and table_namespace = 'bronze' and table_name = 'changes');
+using (
+    catalog_name = 'lake' and table_namespace = 'bronze'
+    and table_name in ('changes', 'schema_changes')
+);
 
 drop policy if exists maintaining on iceberg_tables;
 create policy maintaining on iceberg_tables for update to maintenance

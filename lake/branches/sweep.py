@@ -31,7 +31,7 @@ from pyiceberg.table.metadata import TableMetadata
 from lake import catalog, object_store
 from lake.errors import LakeError
 from lake.lag import CHANGES
-from lake.object_store import CAPTURE, WRITABLE
+from lake.object_store import WRITABLE
 from lake.settings import QUALITY, TRUNK, settings
 
 BATCH = 1000
@@ -290,7 +290,7 @@ def _sort(found: Live, now: datetime, progress: Progress) -> tuple[Swept, list[s
     return Swept(dict(sorted(deleted.items())), young, kept), doomed
 
 
-_CAPTURED = (f"{CAPTURE}/", f"warehouse/{CHANGES.replace('.', '/')}/")
+_CAPTURED = ("warehouse/bronze/changes/", "warehouse/bronze/schema_changes/")
 """Where capture writes."""
 
 
@@ -303,7 +303,7 @@ def _cutoffs(found: Live, now: datetime) -> tuple[datetime, datetime | None]:
             metadata = _metadata(file_io(), pointer.location)
             if (last := last_captured(metadata)) is None:
                 return general, None
-            # What its checkpoint names was written before that commit ended, or later.
+            # What it has written and not committed yet is younger than its last commit.
             committed = metadata.snapshot_by_id(last[-1])
             assert committed
             at = datetime.fromtimestamp(committed.timestamp_ms / 1000, UTC)
@@ -314,15 +314,14 @@ def _cutoffs(found: Live, now: datetime) -> tuple[datetime, datetime | None]:
 def last_captured(metadata: TableMetadata) -> list[int] | None:
     """The snapshots from the current one back to the last that capture committed; None without one.
 
-    When capture starts again, it walks back from the current one, from parent to parent, to what it
-    committed last; if the chain breaks before, it lands those changes once more
-    (`getMaxCommittedCheckpointId` in Iceberg's `SinkUtil`).
+    A commit of capture walks back from the current one, from parent to parent, to the last position
+    that was committed, and is refused where that is not the one it goes on from (`Lake.append`).
     """
     chain = []
     snapshot = metadata.current_snapshot()
     while snapshot is not None:
         chain.append(snapshot.snapshot_id)
-        if snapshot.summary and snapshot.summary["flink.max-committed-checkpoint-id"]:
+        if snapshot.summary and snapshot.summary["lake.position"]:
             return chain
         parent = snapshot.parent_snapshot_id
         snapshot = metadata.snapshot_by_id(parent) if parent is not None else None
@@ -331,7 +330,7 @@ def last_captured(metadata: TableMetadata) -> list[int] | None:
 
 def listed() -> Iterable[tuple[str, int, datetime]]:
     """Every object of the lake: its key, its bytes, and when it was written."""
-    for prefix in (*WRITABLE, CAPTURE):
+    for prefix in WRITABLE:
         for entry in _client().list_objects(
             bucket_name=settings().bucket, prefix=f"{prefix}/", recursive=True
         ):

@@ -1,4 +1,4 @@
-"""The capture job: Flink CDC, from the source's slot into `bronze.changes`."""
+"""The capture job: Flink, from the source's slot into `bronze.changes`."""
 
 import json
 import os
@@ -18,13 +18,14 @@ def program() -> Program:
         ready=_ready,
         environment={
             "JAVA_HOME": str(parts.java("spark").parent.parent),
-            "LAKE_CAPTURE_JARS": os.pathsep.join(map(str, parts.jars("capture"))),
-            "LAKE_CAPTURE_DIRECTORY": str(home("capture")),
+            "LAKE_CAPTURE_CLASSES": os.pathsep.join(map(str, parts.capture_classes())),
+            "LAKE_CAPTURE_DIRECTORY": str(home("capture") / "tmp"),
             "LAKE_CAPTURE_SOURCE_HOST": settings().source_host,
             "LAKE_CAPTURE_SOURCE_PORT": str(settings().source_port),
             "LAKE_CAPTURE_SOURCE_DATABASE": captured.database,
             "LAKE_CAPTURE_SOURCE_USER": captured.user,
             "LAKE_CAPTURE_SOURCE_PASSWORD": source.password(),
+            "LAKE_CAPTURE_SOURCE_OPTIONS": source.pinned_options(),
             "LAKE_CAPTURE_SLOT": captured.slot,
             "LAKE_CAPTURE_PUBLICATION": captured.publication,
             "LAKE_CAPTURE_CATALOG_URI": catalog.jdbc_url(),

@@ -224,7 +224,7 @@ def test_snapshots_of_bronze_are_thinned_but_not_those_by_which_capture_finds_it
 ) -> None:
     table = open_catalog(TRUNK, "ingest").create_table("bronze.changes", ROWS)
     for number in range(4):
-        table.append(rows(number), {"flink.max-committed-checkpoint-id": str(number)})
+        table.append(rows(number), {"lake.position": f"{number}:1"})
     table.append(rows(4))
     ids = [snapshot.snapshot_id for snapshot in table.metadata.snapshots]
     assert sweep.last_captured(table.metadata) == [ids[4], ids[3]]
@@ -237,7 +237,7 @@ def test_snapshots_of_bronze_are_thinned_but_not_those_by_which_capture_finds_it
 
 def test_what_capture_has_written_waits_while_capture_is_down(own_lake: str) -> None:
     table = open_catalog(TRUNK, "ingest").create_table("bronze.changes", ROWS)
-    table.append(rows(1), {"flink.max-committed-checkpoint-id": "1"})
+    table.append(rows(1), {"lake.position": "1:1"})
     staged = table.transaction()
     staged.append(rows(2))  # written, named by a checkpoint, and not committed
     did = do(MUCH_LATER)
