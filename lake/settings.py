@@ -64,7 +64,7 @@ class Heap(BaseModel):
 
     trino: Size = "800m"
     spark: Size = "1200m"
-    capture: Size = "512m"
+    capture: Size = "256m"
 
 
 class Source(BaseModel):

@@ -18,7 +18,7 @@ environment. All that it needs is in the environment:
     LAKE_CAPTURE_WAREHOUSE             `s3://bucket/path`
     LAKE_CAPTURE_S3_ENDPOINT, …_S3_ACCESS_KEY, …_S3_SECRET_KEY, …_S3_REGION (`us-east-1`)
     LAKE_CAPTURE_HOST, …_PORT          where Flink's REST API listens (127.0.0.1, 18081)
-    LAKE_CAPTURE_HEAP                  the JVM's heap (`512m`)
+    LAKE_CAPTURE_HEAP                  the JVM's heap (`256m`)
     LAKE_CAPTURE_CHECKPOINT_SECONDS    how often changes are committed to the lake (1)
     LAKE_CAPTURE_HEARTBEAT_SECONDS     how often a message is written to the source's WAL (10)
 
@@ -86,7 +86,7 @@ def read_options(environment: Mapping[str, str]) -> Options:
             directory=Path(take("DIRECTORY")).resolve(),
             host=take("HOST", "127.0.0.1"),
             port=int(take("PORT", "18081")),
-            heap=take("HEAP", "512m"),
+            heap=take("HEAP", "256m"),
             checkpoint_seconds=float(take("CHECKPOINT_SECONDS", "1")),
             job={
                 "sourceUrl": f"jdbc:postgresql://{source}",

@@ -20,7 +20,7 @@ public final class Event implements Serializable {
     public String op;
     public long commitLsn;
     public long ordinal;
-    /** The change's own LSN; of a commit, the LSN after it, which can be acknowledged. */
+    /** The change's own LSN. */
     public long lsn;
     public long xid;
     public long committedAt;

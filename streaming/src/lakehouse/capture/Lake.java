@@ -32,8 +32,6 @@ final class Lake implements AutoCloseable {
     static final String POSITION = "lake.position";
     static final String COMPLETE_LSN = "lake.complete-lsn";
     static final String COMPLETE_AT = "lake.complete-at";
-    /** The LSN after the last complete transaction: what the slot may forget up to. */
-    static final String END_LSN = "lake.end-lsn";
     /** Which source the rows are of: system identifier, database and slot. */
     static final String SOURCE = "lake.source";
     /** The LSN of the bulk load that the slot was made for; changes go on from there. */
@@ -63,10 +61,10 @@ final class Lake implements AutoCloseable {
         return position != null ? Position.parse(position) : Position.before(slotLsn(table));
     }
 
-    /** The LSN after the last transaction that {@code bronze.changes} holds whole. */
-    static long endLsn(Table changes) {
-        String end = changes.properties().get(END_LSN);
-        return end != null ? Long.parseLong(end) : slotLsn(changes);
+    /** The LSN up to which {@code bronze.changes} holds every transaction whole. */
+    static long completeLsn(Table changes) {
+        String complete = changes.properties().get(COMPLETE_LSN);
+        return complete != null ? Long.parseLong(complete) : slotLsn(changes);
     }
 
     private static long slotLsn(Table table) {

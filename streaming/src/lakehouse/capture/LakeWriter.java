@@ -123,7 +123,6 @@ final class LakeWriter implements SinkWriter<Event> {
         if (complete != null) {
             properties.put(Lake.COMPLETE_LSN, String.valueOf(complete.commitLsn));
             properties.put(Lake.COMPLETE_AT, Lake.iso(complete.committedAt));
-            properties.put(Lake.END_LSN, String.valueOf(complete.lsn));
             complete = null;
         }
         commits.add(commit(changes, properties));

@@ -49,7 +49,7 @@ final class PgOutput {
         char kind = (char) message.get();
         switch (kind) {
             case 'B' -> begin(message);
-            case 'C' -> commit(message);
+            case 'C' -> commit();
             case 'R' -> relation(message);
             case 'I' -> insert(message, lsn);
             case 'U' -> update(message, lsn);
@@ -69,12 +69,9 @@ final class PgOutput {
         ingestedAt = now();
     }
 
-    private void commit(ByteBuffer message) {
-        message.get(); // flags, of which there are none
-        message.getLong(); // the commit's LSN, which the begin told
+    private void commit() {
         if (ordinal > 0 && commitLsn >= start.commitLsn()) {
-            Event event = event(Event.Kind.COMMIT, message.getLong());
-            out.accept(event);
+            out.accept(event(Event.Kind.COMMIT, 0));
         }
     }
 
@@ -179,7 +176,7 @@ final class PgOutput {
             event.after = json.text("\\x" + HexFormat.of().formatHex(content)).raw('}').toBytes();
             out.accept(event);
             if (!isTransactional) {
-                out.accept(event(Event.Kind.COMMIT, lsn));
+                out.accept(event(Event.Kind.COMMIT, 0));
             }
         }
     }
@@ -187,7 +184,7 @@ final class PgOutput {
     /** Counts a change; whether the lake lacks it. */
     private boolean isNew() {
         ordinal++;
-        int byCommit = Long.compareUnsigned(commitLsn, start.commitLsn());
+        int byCommit = Long.compare(commitLsn, start.commitLsn());
         return byCommit > 0 || byCommit == 0 && ordinal > start.ordinal();
     }
 

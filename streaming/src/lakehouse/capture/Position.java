@@ -22,7 +22,7 @@ public record Position(long commitLsn, long ordinal) implements Comparable<Posit
 
     @Override
     public int compareTo(Position other) {
-        int byCommit = Long.compareUnsigned(commitLsn, other.commitLsn);
+        int byCommit = Long.compare(commitLsn, other.commitLsn);
         return byCommit != 0 ? byCommit : Long.compare(ordinal, other.ordinal);
     }
 

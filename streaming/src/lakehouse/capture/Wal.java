@@ -143,10 +143,14 @@ final class Wal implements AutoCloseable, Relation.TypeNames {
         thread.start();
     }
 
-    /** Lets the slot forget what was committed before {@code lsn}. */
+    /**
+     * Lets the slot forget what was committed before {@code lsn}, the commit of a transaction that the
+     * lake holds. Not that one itself: the driver would then acknowledge, at each keep-alive, all that
+     * the source has written since, which the lake has not heard of.
+     */
     void acknowledge(long lsn) {
-        stream.setFlushedLSN(LogSequenceNumber.valueOf(lsn));
-        stream.setAppliedLSN(LogSequenceNumber.valueOf(lsn));
+        stream.setFlushedLSN(LogSequenceNumber.valueOf(lsn - 1));
+        stream.setAppliedLSN(LogSequenceNumber.valueOf(lsn - 1));
     }
 
     /** Moves messages that were read into {@code into}, at most {@code limit}; returns how many. */

@@ -87,13 +87,13 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
             throw refused(
                     "bronze holds changes of " + known + ", but the slot is of " + slot.source());
         }
-        long end = Lake.endLsn(changes);
-        if (Long.compareUnsigned(slot.confirmedLsn(), end) > 0) {
+        long complete = Lake.completeLsn(changes);
+        if (slot.confirmedLsn() > complete) {
             throw refused(
                     ("the slot `%s` was acknowledged up to %d, but bronze is complete only up to"
                                     + " %d: the changes between are lost; take the tables anew by"
                                     + " `lake ingest --from-scratch`")
-                            .formatted(options.slot(), slot.confirmedLsn(), end));
+                            .formatted(options.slot(), slot.confirmedLsn(), complete));
         }
     }
 
@@ -105,7 +105,7 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
     private void acknowledge() {
         try {
             changes.refresh();
-            wal.acknowledge(Lake.endLsn(changes));
+            wal.acknowledge(Lake.completeLsn(changes));
         } catch (RuntimeException error) {
             LOG.warn("nothing is acknowledged for now: {}", error.toString());
         }
