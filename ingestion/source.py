@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from ingestion.types import canonical
 from lake.errors import LakeError
 from lake.lag import HEARTBEAT
 from lake.manifest import Column, SourceTable
 from lake.settings import settings
+from lake.types import is_same
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _inspect_table(
     for column in declared.columns:
         if column.name not in actual:
             faults.append(f"{name}.{column.name} is declared, but the source has no such column")
-        elif canonical(column.type) != actual[column.name]:
+        elif not is_same(column.type, actual[column.name]):
             faults.append(
                 f"{name}.{column.name} is declared as {column.type}, "
                 f"but the source has {actual[column.name]}: correct its data_type"
