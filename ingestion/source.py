@@ -101,7 +101,7 @@ def _inspect_table(
     ).fetchall()
     columns = tuple(Column(column, type_, column) for column, type_ in rows)
     faults = []
-    if identity != "f":
+    if identity not in ("d", "f"):
         faults.append(f"{name} does not log whole rows: `alter table {name} replica identity full`")
     actual = {column.name: column.type for column in columns}
     for column in declared.columns:

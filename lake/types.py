@@ -45,6 +45,8 @@ def canonical(declared: str) -> str:
     modifier = (found["modifier"] or "").replace(" ", "")
     if name.startswith(("timestamp ", "time ")):
         modifier = ""
+    if name in ("character", "bit") and not modifier:
+        modifier = "(1)"
     if name == "numeric" and modifier and "," not in modifier:
         modifier = f"{modifier[:-1]},0)"
     return name + modifier + ("[]" if found["array"] else "")

@@ -11,7 +11,7 @@ Row = dict[str, str | None]
 
 @dataclass(frozen=True)
 class Change:
-    """A change: `op` is c, u or d; a row's values are texts, and not there if the WAL lacks them."""
+    """A change: `op` is c, u or d. A row has the values that the WAL has, as texts."""
 
     table: str
     op: str

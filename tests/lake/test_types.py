@@ -20,7 +20,7 @@ from lake.types import canonical, is_same
         ("time with time zone", "time with time zone"),
         ("interval day to second(3)", "interval day to second(3)"),
         ('"char"', '"char"'),
-        ("char", "character"),
+        ("char", "character(1)"),
         ('"My  Schema"."Odd Type"[]', '"My  Schema"."Odd Type"[]'),
     ],
 )
