@@ -264,8 +264,7 @@ def land(rows: int) -> None:
         fill(connection, rows=rows, progress=lambda done, _: progress.update(task, completed=done))
     began = time.perf_counter()
     with console.status("copy it into bronze"):
-        owner, restart = postgres.source_owner(), lifecycle.restart_capture
-        load = ingest(source_tables(), owner, restart, lambda *_: None)
+        load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
     if load:
         total, seconds = sum(load.rows.values()), time.perf_counter() - began
         console.print(f"bulk load: {total:,} rows in {seconds:.1f} s")

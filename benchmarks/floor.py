@@ -19,7 +19,7 @@ import pyarrow.dataset as ds
 from pyarrow.fs import S3FileSystem
 
 from ingestion.bronze import SNAPSHOT_LSN
-from ingestion.types import bronze_type, canonical
+from ingestion.types import TEXT, bronze_type
 from lake.catalog import access, catalog
 from lake.lag import CHANGES
 from lake.manifest import SourceTable, source_tables
@@ -114,7 +114,7 @@ def take_changes(database: duckdb.DuckDBPyConnection, table: SourceTable) -> Non
     values, image = [], {}
     for column in table.columns:
         kind = column.type
-        exact = not bronze_type(canonical(kind)).text
+        exact = bronze_type(kind) != TEXT
         declared = kind if exact or kind.startswith("numeric") else "varchar"
         image[column.name] = WIRE.get(kind, "boolean" if kind == "boolean" else "varchar")
         value = f"image.{column.name}"

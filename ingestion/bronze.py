@@ -1,8 +1,10 @@
 """The tables of bronze, and how files of rows are added to them."""
 
+from collections.abc import Sequence
+
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
-from pyiceberg.table import Table
+from pyiceberg.table import CreateTableTransaction, Table, Transaction
 from pyiceberg.table.name_mapping import create_mapping_from_schema
 from pyiceberg.transforms import DayTransform, IdentityTransform
 from pyiceberg.types import IcebergType, LongType, NestedField, StringType, TimestamptzType
@@ -25,6 +27,8 @@ _CAPTURED = {
 """The properties of a table that capture writes."""
 UNHELD = "_unheld"
 """The column that has the texts of values that their own column can't hold, as JSON."""
+NO_ROW = "{}"
+"""The `_unheld` of a row that stands for a snapshot of no rows, and of no other row."""
 
 
 def _schema(columns: list[tuple[str, IcebergType]]) -> Schema:
@@ -98,23 +102,48 @@ def _metrics(**columns: str) -> dict[str, str]:
     return {f"write.metadata.metrics.column.{name}": mode for name, mode in columns.items()}
 
 
-def create_snapshots(name: str, columns: tuple[Column, ...]) -> Table:
-    """The table of a source table's bulk snapshots, made or widened to hold `columns`."""
+def snapshot_schema(columns: Sequence[Column]) -> Schema:
+    """What the table of a source table's bulk snapshots has: its columns, and three of its own."""
     typed = [(column.name, bronze_type(column.type).iceberg) for column in columns]
-    own = [
+    own: list[tuple[str, IcebergType]] = [
         (UNHELD, StringType()),
         ("_snapshot_lsn", LongType()),
         ("_ingested_at", TimestamptzType()),
     ]
-    schema = _schema([*typed, *own])
-    table = catalog("ingest").create_table_if_not_exists(
-        name, schema=schema, properties={"format-version": "2"}
+    return _schema([*typed, *own])
+
+
+def location(name: str, columns: Sequence[Column]) -> str:
+    """Where the files of a table of snapshots go, be it there already or not."""
+    if exists(name):
+        return catalog("ingest").load_table(name).location()
+    return _staged(name, columns).table_metadata.location
+
+
+def _staged(name: str, columns: Sequence[Column]) -> CreateTableTransaction:
+    properties = {"format-version": "2"}
+    return catalog("ingest").create_table_transaction(
+        name, schema=snapshot_schema(columns), properties=properties
     )
-    with table.update_schema() as update:
-        update.union_by_name(schema)
-    mapping = create_mapping_from_schema(table.schema()).model_dump_json()
-    _declare(table, {NAME_MAPPING: mapping})  # the files' columns are found by name
-    return table
+
+
+def commit_snapshot(name: str, columns: Sequence[Column], files: list[str], lsn: int) -> None:
+    """Have the files of a bulk snapshot be rows of a table, all at once.
+
+    The table is widened to hold the columns; it is not there before its first snapshot is.
+    """
+    if exists(name):
+        table = catalog("ingest").load_table(name)
+        with table.update_schema() as update:
+            update.union_by_name(snapshot_schema(columns))
+        transaction: Transaction = table.transaction()
+    else:
+        transaction = _staged(name, columns)
+    mapping = create_mapping_from_schema(transaction.table_metadata.schema()).model_dump_json()
+    transaction.set_properties({NAME_MAPPING: mapping})  # the files' columns are found by name
+    transaction.add_files(files, check_duplicate_files=False)
+    transaction.set_properties({SNAPSHOT_LSN: str(lsn)})
+    transaction.commit_transaction()
 
 
 def _declare(table: Table, properties: dict[str, str]) -> None:
@@ -124,24 +153,14 @@ def _declare(table: Table, properties: dict[str, str]) -> None:
             transaction.set_properties(properties)
 
 
-def commit_snapshot(table: Table, files: list[str], lsn: int) -> None:
-    """Have the files of a bulk snapshot be rows of `table`, all at once."""
-    with table.transaction() as transaction:
-        transaction.add_files(files, check_duplicate_files=False)
-        transaction.set_properties({SNAPSHOT_LSN: str(lsn)})
-
-
-def holds_rows(name: str) -> bool:
-    """Whether the table has rows, if only those of an old snapshot."""
-    if not catalog("ingest").table_exists(name):
-        return False
-    current = catalog("ingest").load_table(name).current_snapshot()
-    return current is not None and bool(current.summary and current.summary["total-records"] != "0")
+def exists(name: str) -> bool:
+    """Whether there is such a table."""
+    return bool(catalog("ingest").table_exists(name))
 
 
 def snapshot_lsn(name: str) -> int | None:
     """The LSN of the table's newest snapshot; None where there is none that changes go on from."""
-    if not catalog("ingest").table_exists(name):
+    if not exists(name):
         return None
     found = catalog("ingest").load_table(name).properties.get(SNAPSHOT_LSN)
     return int(found) if found else None

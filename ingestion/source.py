@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from ingestion.types import canonical
 from lake.errors import LakeError
 from lake.lag import HEARTBEAT
 from lake.manifest import Column, SourceTable
 from lake.settings import settings
+from lake.types import is_same
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,13 @@ def _inspect_table(
     ).fetchall()
     columns = tuple(Column(column, type_, column) for column, type_ in rows)
     faults = []
-    if identity != "f":
+    if identity not in ("d", "f"):
         faults.append(f"{name} does not log whole rows: `alter table {name} replica identity full`")
     actual = {column.name: column.type for column in columns}
     for column in declared.columns:
         if column.name not in actual:
             faults.append(f"{name}.{column.name} is declared, but the source has no such column")
-        elif canonical(column.type) != actual[column.name]:
+        elif not is_same(column.type, actual[column.name]):
             faults.append(
                 f"{name}.{column.name} is declared as {column.type}, "
                 f"but the source has {actual[column.name]}: correct its data_type"

@@ -1,6 +1,7 @@
 """The one place where a Postgres type becomes a type of bronze.
 
-What bronze has no exact type for lands as Postgres writes it, in text, and loses nothing.
+What bronze has no exact type for lands as the text that Postgres prints, and loses nothing. So does
+a value that its typed column can't hold, in `_unheld`.
 """
 
 import re
@@ -22,16 +23,18 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
+from lake.types import canonical
+
 
 @dataclass(frozen=True)
 class BronzeType:
-    """A type of bronze; `text` says that the source is asked for the value as text."""
+    """A type of bronze: in memory, and in its tables."""
 
     arrow: pa.DataType
     iceberg: IcebergType
-    text: bool = False
 
 
+TEXT = BronzeType(pa.string(), StringType())
 _EXACT = {
     "smallint": BronzeType(pa.int32(), IntegerType()),
     "integer": BronzeType(pa.int32(), IntegerType()),
@@ -44,39 +47,14 @@ _EXACT = {
     "timestamp without time zone": BronzeType(pa.timestamp("us"), TimestampType()),
     "timestamp with time zone": BronzeType(pa.timestamp("us", "UTC"), TimestamptzType()),
 }
-_TEXT = BronzeType(pa.string(), StringType(), text=True)
-
-_ALIASES = {
-    "int2": "smallint",
-    "int": "integer",
-    "int4": "integer",
-    "int8": "bigint",
-    "float4": "real",
-    "float8": "double precision",
-    "bool": "boolean",
-    "varchar": "character varying",
-    "char": "character",
-    "decimal": "numeric",
-    "time": "time without time zone",
-    "timetz": "time with time zone",
-    "timestamp": "timestamp without time zone",
-    "timestamptz": "timestamp with time zone",
-}
-
-
-def canonical(declared: str) -> str:
-    """A declared type as Postgres itself writes it: `decimal(12, 2)` is `numeric(12,2)`."""
-    spaced = re.sub(r"\s+", " ", declared.strip().lower())
-    name, modifier = re.fullmatch(r"([^(]*?) ?((?:\(.*\))?(?:\[\])*)", spaced).groups()  # type: ignore[union-attr]
-    return _ALIASES.get(name, name) + modifier.replace(" ", "")
+_MOST_DIGITS = 38
 
 
 def bronze_type(postgres: str) -> BronzeType:
-    """The type in bronze of a column whose type Postgres writes as `postgres`."""
-    if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", postgres):
+    """The type in bronze of a column of a type of Postgres's."""
+    written = canonical(postgres)
+    if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", written):
         precision, scale = map(int, decimal.groups())
-        if precision <= 38:
-            return BronzeType(
-                pa.decimal128(precision, scale), DecimalType(precision, scale), text=True
-            )
-    return _EXACT.get(postgres, _TEXT)
+        if scale <= precision <= _MOST_DIGITS:
+            return BronzeType(pa.decimal128(precision, scale), DecimalType(precision, scale))
+    return _EXACT.get(written, TEXT)

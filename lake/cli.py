@@ -128,9 +128,7 @@ def ingest(
                 tasks[table] = bars.add_task(table)
             bars.update(tasks[table], completed=done, total=pages)
 
-        load = ingest(
-            source_tables(), postgres.source_owner(), lifecycle.restart_capture, show, again or ()
-        )
+        load = ingest(source_tables(), postgres.source_owner(), show, again or ())
     if load is None:
         err.print("bronze is loaded already")
     else:

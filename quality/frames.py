@@ -31,6 +31,8 @@ ICEBERG = {
 """Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
 
 PATIENCE_SECONDS = 6.0
+NO_ROW = "{}"
+"""The `_unheld` of the row of bronze that stands for a snapshot of no rows."""
 
 
 def spark() -> SparkSession:
@@ -90,16 +92,14 @@ class Snapshot:
 
 
 def snapshot(declared: SourceTable) -> Snapshot:
-    """The newest bulk load of a table. One of no rows is a single row in bronze, without a key."""
+    """The newest bulk load of a table. One of no rows is a single row in bronze (`NO_ROW`)."""
     table = read(declared.bronze)
-    counts = f.count("*").alias("counted"), f.count(f"`{declared.key[0]}`").alias("keyed")
-    by_lsn = table.groupBy("_snapshot_lsn").agg(*counts).orderBy(f.desc("_snapshot_lsn"))
-    newest = by_lsn.first()
+    is_row = f.coalesce(f.col("_unheld") != NO_ROW, f.lit(True))
+    counts = table.groupBy("_snapshot_lsn").agg(f.count_if(is_row).alias("counted"))
+    newest = counts.orderBy(f.desc("_snapshot_lsn")).first()
     if newest is None:
         return Snapshot(0, 0, table)
-    rows = table.where(f.col("_snapshot_lsn") == newest._snapshot_lsn)
-    if (newest.counted, newest.keyed) == (1, 0):
-        return Snapshot(newest._snapshot_lsn, 0, rows.limit(0))
+    rows = table.where((f.col("_snapshot_lsn") == newest._snapshot_lsn) & is_row)
     return Snapshot(newest._snapshot_lsn, newest.counted, rows)
 
 

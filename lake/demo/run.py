@@ -100,12 +100,7 @@ def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None
         said.append(f"{filled.loans:,} loans, {filled.payments:,} payments")
     with at_work(options) as summary:
         with steps.step("copy it into bronze, while it works on") as said:
-            load = ingest(
-                source_tables(),
-                postgres.source_owner(),
-                lifecycle.restart_capture,
-                lambda *_: None,
-            )
+            load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
             said.append(f"{sum(load.rows.values()):,} rows" if load else "done before")
         lifecycle.start_capture()
         publish(steps, "build, judge and publish, meanwhile")

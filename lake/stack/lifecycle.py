@@ -84,12 +84,6 @@ def start_capture() -> None:
         _wait(programs()["capture"], show)
 
 
-def restart_capture() -> None:
-    """Have capture read the publication again, and stream on from its last checkpoint."""
-    supervisor.stop_program("capture")
-    start_capture()
-
-
 def down(*, wipe: bool = False) -> None:
     """Stop everything; with `wipe`, remove the state directory too."""
     supervisor.shutdown()
