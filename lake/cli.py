@@ -66,14 +66,14 @@ def down(
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
-    """Show every part, how far the changes have come, and the tables. Exits 1 if a part is down."""
+    """Show every part, how far bronze and gold are, and the tables. Exits 1 if a part is down."""
     from lake.stack import status
 
     found = status.status()
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=2))
+        typer.echo(json.dumps(asdict(found), indent=2, default=str))
     else:
-        out.print(status.render(found))
+        out.print(status.render(found), highlight=False)
     raise typer.Exit(0 if found.ready else 1)
 
 
@@ -542,7 +542,7 @@ def log(
     limit: Annotated[int, typer.Option("--limit", "-n", help="how many, the last first")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
-    """Show what was published, by whom, of which code, and how far it reaches."""
+    """Show what was published, by whom, of which code, and of the source as of when."""
     from rich.table import Table
 
     from lake.branches import publish as publishing
@@ -553,14 +553,18 @@ def log(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in publishes], indent=2, default=str))
         return
-    listed = Table("ID", "AT", "BY", "WHAT", "CODE", "LSN", "TABLES", box=None, pad_edge=False)
+    listed = Table(box=None, pad_edge=False)
+    for heading in ("ID", "AT", "BY", "WHAT", "CODE", "SOURCE AS OF", "TABLES"):
+        listed.add_column(heading, no_wrap=heading in ("AT", "SOURCE AS OF"))
     for one in publishes:
         what = f"rollback to {one.restored}" if one.restored else one.run_id or ""
-        lsn = f"{one.lsn:,}" if one.lsn else ""
-        at, code = f"{one.at:%Y-%m-%d %H:%M:%S}", one.code_version or ""
+        at, as_of = (
+            f"{time.astimezone():%Y-%m-%d %H:%M:%S}" if time else ""
+            for time in (one.at, one.complete_at)
+        )
         style = None if one.is_kept else "dim"
-        tables = str(len(one.tables))
-        listed.add_row(str(one.id), at, one.author, what, code, lsn, tables, style=style)
+        tables, code = str(len(one.tables)), one.code_version or ""
+        listed.add_row(str(one.id), at, one.author, what, code, as_of, tables, style=style)
     out.print(listed)
 
 

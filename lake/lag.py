@@ -1,89 +1,101 @@
-"""How far the changes have come: what the source wrote, what bronze holds, what silver holds.
+"""How far the changes have come: what the source wrote, what bronze holds, what is built of it.
 
 LSNs are positions in the source's WAL, in bytes: their differences are bytes, their order is time.
 """
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from pyiceberg.conversions import from_bytes
 from pyiceberg.exceptions import NoSuchTableError
-from pyiceberg.manifest import DataFileContent, ManifestFile
-from pyiceberg.types import LongType
 
 from lake import source
-from lake.catalog import catalog
+from lake.catalog import connect, open_catalog
 from lake.errors import LakeError
+from lake.settings import TRUNK, settings
 
 CHANGES = "bronze.changes"
 HEARTBEAT = "lake.heartbeat"
+"""The prefix of the logical messages that move the slot on while the captured tables are idle."""
+COMPLETE_LSN, COMPLETE_AT = "lake.complete-lsn", "lake.complete-at"
+"""Properties of `bronze.changes`: every transaction committed up to there is held whole."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """A commit of the source: its LSN, and when it was."""
+
+    lsn: int
+    at: datetime
+
+    @property
+    def age_seconds(self) -> float:
+        return max(0.0, (datetime.now(UTC) - self.at).total_seconds())
+
+    def __str__(self) -> str:
+        """`10:42:07, 69 s ago`, in local time; with the date where that is another day."""
+        at, today = self.at.astimezone(), datetime.now().astimezone().date()
+        clock = f"{at:%H:%M:%S}" if at.date() == today else f"{at:%Y-%m-%d %H:%M:%S}"
+        return f"{clock}, {self.age_seconds:,.0f} s ago"
 
 
 @dataclass(frozen=True)
 class Lag:
-    """LSNs; None where that step was not reached yet."""
+    """How far each step has come; None where it has not begun or can't be asked.
+
+    `source_lsn` is where the source writes now. Bronze is complete up to `captured`. Silver and
+    gold are the source as of `built`.
+    """
 
     source_lsn: int | None
-    captured_lsn: int | None
-    silver_lsn: int | None
+    captured: Position | None
+    built: Position | None
 
 
 def lag() -> Lag:
-    """Where each step is now."""
+    """How far each step has come by now."""
     try:
         with source.connect() as connection:
-            slot = source.slot(connection)
             row = connection.execute("select pg_current_wal_lsn() - '0/0'").fetchone()
+            source_lsn = int(row[0]) if row else None
     except LakeError:
-        return Lag(None, None, None)
-    captured = slot.confirmed_lsn if slot else None
-    return Lag(int(row[0]) if row else None, captured, silver_lsn())
+        source_lsn = None
+    return Lag(source_lsn, captured(), built())
 
 
-def silver_lsn() -> int | None:
-    """The LSN that silver has reached on this process's branch; None where it is not built.
+def captured(branch: str = TRUNK) -> Position | None:
+    """Up to where a branch's `bronze.changes` holds every captured transaction whole.
 
-    It is that of the last landed change, whatever its table, if silver holds the last one that is
-    silver's. Read from the tables' metadata alone.
+    A branch keeps the bronze that it began with, so that is also what the branch is built of.
     """
-    built = [
-        bound for name in catalog().list_tables("silver") for _, bound in _bounds(name, "_lsn")
-    ]
-    silver = max(built, default=None)
-    if silver is None or not catalog().table_exists(CHANGES):
-        return silver
-    landed = _bounds(tuple(CHANGES.split(".")), "lsn")
-    last = max((bound for table, bound in landed if table != HEARTBEAT), default=0)
-    return silver if last > silver else max([silver, *(bound for _, bound in landed)])
+    try:
+        properties = open_catalog(branch).load_table(CHANGES).properties
+    except NoSuchTableError:
+        return None
+    if COMPLETE_LSN not in properties:
+        return None
+    at = datetime.fromisoformat(properties[COMPLETE_AT])
+    return Position(int(properties[COMPLETE_LSN]), at)
 
 
-def _bounds(name: tuple[str, ...], column: str) -> list[tuple[object, int]]:
-    """Of each data file: the first value of its partition, and the upper bound of a column."""
-    loaded = catalog().load_table(name)
-    snapshot = loaded.current_snapshot()
-    fields = {field.name: field.field_id for field in loaded.schema().fields}
-    if snapshot is None or column not in fields:
-        return []
+def built() -> Position | None:
+    """What silver and gold, as this process's branch began with them, hold the source as of.
 
-    def read(manifest: ManifestFile) -> list[tuple[object, int]]:
-        files = [entry.data_file for entry in manifest.fetch_manifest_entry(loaded.io)]
-        return [
-            (file.partition[0] if len(file.partition) else None, int(from_bytes(LongType(), bound)))
-            for file in files
-            if file.content == DataFileContent.DATA
-            and (bound := (file.upper_bounds or {}).get(fields[column]))
-        ]
-
-    with ThreadPoolExecutor(8) as pool:  # capture leaves a hundred of them before they are merged
-        read_all = pool.map(read, snapshot.manifests(loaded.io))
-        return [one for found in read_all for one in found]
+    It is that of the last run that built the whole project.
+    """
+    with connect("reader") as connection:
+        found = connection.execute(
+            "select lsn, complete_at from lake.reached("
+            "(select publish_id from lake.refs where name = %s))",
+            [settings().branch],
+        ).fetchone()
+    return Position(*found) if found and None not in found else None
 
 
 def catch_up(timeout: float = 120) -> int:
     """Wait until all that the source had committed by now is in `bronze.changes`; returns its LSN.
 
-    It touches the heartbeat, whose change lands after all that were committed before it.
+    It has the source log a message, which is captured after everything that was committed before.
 
     Raises LakeError where that takes longer than `timeout` seconds.
     """
@@ -91,15 +103,13 @@ def catch_up(timeout: float = 120) -> int:
         row = connection.execute("select pg_current_wal_insert_lsn() - '0/0'").fetchone()
         assert row is not None
         lsn = int(row[0])
-        connection.execute(f"update {HEARTBEAT} set beat_at = now()")
-    landed = f"source_table = '{HEARTBEAT}' and lsn >= {lsn}"
+        connection.execute("select pg_logical_emit_message(true, %s, '')", [HEARTBEAT])
+    if not open_catalog(TRUNK).table_exists(CHANGES):
+        raise LakeError("nothing is captured yet: run `lake ingest`")
     began = time.monotonic()
     while time.monotonic() - began < timeout:
-        try:
-            scan = catalog().load_table(CHANGES).scan(landed, selected_fields=("lsn",), limit=1)
-        except NoSuchTableError:
-            raise LakeError("nothing is captured yet: run `lake ingest`") from None
-        if scan.to_arrow().num_rows:
+        reached = captured()
+        if reached and reached.lsn >= lsn:
             return lsn
         time.sleep(0.2)
     raise LakeError(f"capture did not reach LSN {lsn} in {timeout:.0f} s: see `lake logs capture`")

@@ -23,6 +23,8 @@ PREFIX, RUNNING = "run_", "running"
 START = -1
 """An LSN before all that was landed."""
 Say = Callable[[str], None]
+_SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector", "--resource-type"}
+"""The options of dbt that leave out a part of the project."""
 
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
                     raise
                 results.record(name, found + [finding.result for finding in judged.findings])
                 judged.enforce()
-            published = publish.publish(name, manifest_text())
+            published = publish.publish(name, manifest_text(), is_whole=not _selects(options))
         except LakeError as error:
             branch.show_in_trino(name)
             branch.call(
@@ -126,8 +128,12 @@ def _trace(say: Say) -> None:
 def _judges_all(options: Sequence[str], touched: Sequence[str]) -> bool:
     """Whether a build with these options judges again all that rules have touched."""
     is_whole = "--full-refresh" in options or replay([])[-1] in options
-    selects = {"--select", "-s"} & set(options)
-    return is_whole and (not selects or set(touched) <= set(options))
+    return is_whole and (not _selects(options) or set(touched) <= set(options))
+
+
+def _selects(options: Sequence[str]) -> bool:
+    """Whether a build with these options leaves out a part of the project."""
+    return any(option.partition("=")[0] in _SELECTING for option in options)
 
 
 def _record_failure(name: str, found: Sequence[Result], say: Say) -> None:

@@ -17,10 +17,11 @@ from lake.settings import ROOT, on_branch, settings
 
 @dataclass(frozen=True)
 class Publish:
-    """One publish or rollback. `lsn` is how far into the source's WAL its rows reach.
+    """One publish or rollback.
 
-    `tables` are those that it moved; `restored` is the publish that a rollback went back to;
-    `is_kept` says whether it can still be rolled back to.
+    `tables` are those that it moved, built of a bronze that was complete up to `lsn`, which the
+    source committed at `complete_at`; `is_whole` says that all of `lake` was. `restored` is the
+    publish that a rollback went back to; `is_kept` says whether it can still be rolled back to.
     """
 
     id: int
@@ -30,30 +31,34 @@ class Publish:
     code_version: str | None
     run_id: str | None
     lsn: int | None
+    complete_at: datetime | None
+    is_whole: bool
     restored: int | None
     is_kept: bool
     tables: Sequence[str]
 
 
-def publish(name: str, built_by: str | None = None) -> int | None:
+def publish(name: str, built_by: str | None = None, *, is_whole: bool = False) -> int | None:
     """Move all that a branch changed to `lake`, at once; the branch ends. Returns the publish's id.
 
     None where the branch changed nothing. `built_by` is dbt's manifest of the project that built
-    it: what is modified later is told by it.
+    it: what is modified later is told by it. `is_whole` says that all of the project was built.
 
     Raises LakeError where a changed table moved on `lake` meanwhile; then nothing is moved.
     """
     with on_branch(name):
         key = catalog.access().access_key
-        lsn = lag.silver_lsn()
+    built_of = lag.captured(name)
     made = branch.call(
         "publisher",
-        "select lake.publish(%s, %s, %s, %s, %s)",
+        "select lake.publish(%s, %s, %s, %s, %s, %s, %s)",
         name,
         settings().author,
         code_version(),
-        lsn,
+        built_of.lsn if built_of else None,
         built_by,
+        built_of.at if built_of else None,
+        is_whole,
     )
     branch.end(name, key)
     return None if made is None else int(made)
@@ -81,7 +86,8 @@ def log(limit: int | None = None) -> list[Publish]:
         return cursor.execute(
             """
             select
-                id, kind, at, author, code_version, run_id, lsn, restored, is_kept,
+                id, kind, at, author, code_version, run_id, lsn, complete_at, is_whole,
+                restored, is_kept,
                 array(
                     select table_namespace || '.' || table_name
                     from lake.moves where publish_id = id

@@ -66,11 +66,19 @@ create table if not exists lake.publishes (
     author text not null,
     code_version text, -- of the checkout that built it
     run_id text, -- the branch that was published
-    lsn bigint, -- how far into the source's WAL its rows reach
+    lsn bigint, -- up to where bronze was complete for what was built
     restored bigint references lake.publishes, -- what a rollback went back to
     is_kept boolean not null default true, -- whether the files that it pointed to are kept
-    manifest text -- dbt's, of the project that built it
+    manifest text, -- dbt's, of the project that built it
+    complete_at timestamptz, -- when the source committed what is at `lsn`
+    is_whole boolean not null default false -- whether all of `lake` is built up to `lsn`
 );
+
+-- Of lakes that were made before.
+alter table lake.publishes add column if not exists complete_at timestamptz;
+alter table lake.publishes add column if not exists is_whole boolean not null default false;
+drop function if exists lake.publish(text, text, text, bigint, text);
+drop function if exists lake.begin_publish(text, text, text, text, bigint, bigint);
 
 -- What a publish did: `before` is null for a new table, `after` for a dropped one.
 create table if not exists lake.moves (
@@ -250,14 +258,38 @@ begin
 end $$;
 
 
--- Publishing. Publishes come one after the other; each is one transaction.
+-- As of which LSN of the source, and when, all of `lake` was built after a publish, the last one if
+-- null: what the last whole run before it had of bronze. No row, or one of nulls, where none was.
+create or replace function lake.reached(publish bigint)
+returns table (lsn bigint, complete_at timestamptz)
+language sql stable
+as $$
+    select lsn, complete_at from lake.publishes
+    where is_whole and (publish is null or id <= publish)
+    order by id desc
+    limit 1
+$$;
+
+
+-- Publishing. Publishes come one after the other; each is one transaction. `whole` says that all of
+-- the branch is built up to `built_lsn`. If it changed nothing, the last publish holds the same rows,
+-- and so reaches as far.
 create or replace function lake.publish(
-    branch text, author text, code_version text, lsn bigint, built_by text default null
+    branch text,
+    author text,
+    code_version text,
+    built_lsn bigint,
+    built_by text default null,
+    built_at timestamptz default null,
+    whole boolean default false
 ) returns bigint
 language plpgsql security definer set search_path = public, pg_temp
 as $$
 declare
-    publish bigint := lake.begin_publish('publish', author, code_version, branch, lsn, null);
+    publish bigint := lake.begin_publish(
+        'publish', author, code_version, branch, null, built_lsn, built_at, whole
+    );
+    began_from bigint := (select publish_id from lake.refs where name = branch);
 begin
     if not exists (select from lake.refs where name = branch and kind = 'branch') then
         raise exception using errcode = 'LK004', message = format(
@@ -278,6 +310,8 @@ begin
     update lake.publishes set manifest = built_by where id = publish;
     if lake.apply_moves(publish) = 0 then
         delete from lake.publishes where id = publish;
+        update lake.publishes set lsn = built_lsn, complete_at = built_at, is_whole = true
+        where whole and id = began_from and id = publish - 1;
         return null;
     end if;
     return publish;
@@ -293,10 +327,11 @@ declare
     publish bigint;
 begin
     perform lake.must_be_kept(target);
-    publish := lake.begin_publish(
-        'rollback', author, code_version, null,
-        (select p.lsn from lake.publishes as p where p.id = target), target
-    );
+    select lake.begin_publish(
+        'rollback', author, code_version, null, target, held.lsn, held.complete_at, true
+    )
+    into publish
+    from (select) as one left join lake.reached(target) as held on true;
     perform lake.must_be_kept(target); -- it may have been forgotten while this waited
     update lake.publishes set manifest = lake.manifest_of(target) where id = publish;
     insert into lake.moves
@@ -322,15 +357,24 @@ as $$
 $$;
 
 create or replace function lake.begin_publish(
-    kind text, author text, code_version text, run_id text, lsn bigint, restored bigint
+    kind text,
+    author text,
+    code_version text,
+    run_id text,
+    restored bigint,
+    lsn bigint,
+    complete_at timestamptz,
+    is_whole boolean
 ) returns bigint
 language sql
 as $$
     select pg_advisory_xact_lock(hashtext('lake.publish'));
-    insert into lake.publishes (id, kind, author, code_version, run_id, lsn, restored)
+    insert into lake.publishes (
+        id, kind, author, code_version, run_id, restored, lsn, complete_at, is_whole
+    )
     select
         (select coalesce(max(id), 0) + 1 from lake.publishes),
-        kind, author, code_version, run_id, lsn, restored
+        kind, author, code_version, run_id, restored, lsn, complete_at, is_whole
     returning id;
 $$;
 
@@ -552,7 +596,8 @@ grant select on lake.keys to builder;
 grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
 grant insert, update on iceberg_tables to ingest, recorder;
 grant update on iceberg_tables to capture, maintenance;
-grant execute on function lake.state_at, lake.manifest_of to reader, builder, publisher, maintenance;
+grant execute on function lake.state_at, lake.manifest_of, lake.reached
+to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
 grant execute on function lake.publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;

@@ -108,7 +108,7 @@ def _next(console: Console) -> None:
     host, ports = settings().host, settings().ports
     console.rule("where to look next")
     rows = (
-        ("`uv run lake status`", "parts, how far the changes have come, tables"),
+        ("`uv run lake status`", "parts, as of when bronze and gold are, tables"),
         ("`uv run lake train`, then `lake serve`", "the approval model, and its answers by HTTP"),
         (f"http://{host}:{ports.trino}", "Trino: any client, any user name"),
         (f"http://{host}:{ports.minio_console}", "MinIO's console"),

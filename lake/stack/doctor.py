@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 import psutil
 
-from lake import parts, source
+from lake import lag, parts, source
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import settings
 from lake.stack import lifecycle, supervisor
 
 MEMORY_BYTES = 6 * 1024**3
+LATE_SECONDS = 120
+"""Bronze is that far behind the source where something is wrong."""
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,30 @@ def _source() -> Iterator[Finding]:
     if slot is None:
         yield Finding("slot", True, "none yet: `lake ingest` makes it")
         return
-    behind = slot.current_lsn - slot.confirmed_lsn
+    held = slot.current_lsn - slot.confirmed_lsn
     well = slot.wal_status in ("reserved", "extended")
     mend = "it lost WAL: start over with `lake down --wipe`"
-    yield Finding("slot", well, f"{slot.wal_status}, {behind:,} bytes behind", mend)
+    yield Finding("slot", well, f"{slot.wal_status}, holds {held:,} bytes of WAL back", mend)
+    yield from _completeness()
+
+
+def _completeness() -> Iterator[Finding]:
+    """Whether changes arrive: while the source is idle too, it logs a message every few seconds."""
+    try:
+        captured, built = lag.captured(), lag.built()
+    except LakeError as error:
+        yield Finding("bronze", not supervisor.running(), str(error), "run `lake up`")
+        return
+    if captured is None:
+        yield Finding("bronze", True, "nothing is captured yet: `lake ingest`")
+        return
+    yield Finding(
+        "bronze",
+        captured.age_seconds < LATE_SECONDS or not supervisor.running(),
+        f"complete up to {captured}",
+        "changes do not arrive: read `lake logs capture`",
+    )
+    yield Finding("gold", True, f"the source as of {built}" if built else "not built: `lake run`")
 
 
 def _raises(what: str, look: Callable[[], None]) -> Finding:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from lake import lag
 from lake.catalog import catalog
+from lake.lag import Lag
 from lake.settings import LAYERS, settings
 from lake.stack import lifecycle, supervisor
 from lake.stack.program import Program
@@ -40,7 +41,7 @@ class TableStatus:
 @dataclass(frozen=True)
 class Status:
     parts: list[PartStatus]
-    lag: lag.Lag | None
+    lag: Lag | None
     tables: list[TableStatus]
 
     @property
@@ -142,18 +143,6 @@ def render(status: Status) -> Group:
     parts.add_row("", "", _mebibytes(sum(part.memory_bytes for part in status.parts)))
     if status.lag is None:
         return Group(parts)
-    lsns = Table(box=None, pad_edge=False, show_header=False)
-    lsns.add_column()
-    lsns.add_column(justify="right")
-    lsns.add_column()
-    source = status.lag.source_lsn
-    for name, lsn in (
-        ("source LSN", source),
-        ("captured LSN", status.lag.captured_lsn),
-        ("silver LSN", status.lag.silver_lsn),
-    ):
-        behind = f"{source - lsn:,} bytes behind" if source and lsn and lsn < source else ""
-        lsns.add_row(name, f"{lsn:,}" if lsn else "—", behind)
     tables = Table(box=None, pad_edge=False)
     tables.add_column("TABLE")
     for heading in ("ROWS", "DATA FILES", "DELETE FILES"):
@@ -162,7 +151,19 @@ def render(status: Status) -> Group:
         tables.add_row(
             table.name, f"{table.rows:,}", f"{table.data_files}", f"{table.delete_files}"
         )
-    return Group(parts, "", lsns, "", tables)
+    return Group(parts, "", *positions(status.lag), "", tables)
+
+
+def positions(lag: Lag) -> list[str]:
+    """How far bronze and gold have come, a line for each."""
+    if lag.captured is None:
+        return ["nothing is captured yet: `lake ingest`"]
+    source, captured = lag.source_lsn, lag.captured
+    behind = f", {source - captured.lsn:,} bytes behind" if source else ", the source is not there"
+    return [
+        f"bronze is complete up to {captured}{behind}",
+        f"gold is the source as of {lag.built}" if lag.built else "gold is not built: `lake run`",
+    ]
 
 
 def _mebibytes(count: int) -> str:

@@ -246,7 +246,7 @@ def test_a_builder_can_not_write_what_publishes_go_by(pin: str, statement: str) 
         f"drop_tag('{TAG}')",
         "create_ref('x', 'pin', 'x', null, null, 1)",
         f"drop_ref('{TAG}')",
-        "begin_publish('publish', 'x', null, null, null, null)",
+        "begin_publish('publish', 'x', null, null, null, null, null, true)",
         "apply_moves(1)",
         "drop_expired(now())",
         "forget_publishes(now(), 0)",
