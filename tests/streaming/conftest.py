@@ -1,0 +1,174 @@
+"""A capture of each test's own, over its own database, slot and lake; and the source's audit."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from ingestion.snapshot import Load, ingest
+from lake import lag
+from lake.catalog import catalog
+from lake.manifest import SourceTable
+from lake.settings import settings
+from lake.stack import capture, postgres
+from tests.conftest import forget_settings, free_ports
+from tests.ingestion.conftest import declared, owner  # noqa: F401 - a fixture
+
+READY_SECONDS = 120
+AUDIT = """
+create table audit (
+    id bigserial primary key, xid xid8, tab text, op text, was jsonb, becomes jsonb
+);
+create function as_texts(value jsonb) returns jsonb language sql as $$
+    select jsonb_object_agg(one.key, one.value) from jsonb_each_text(value) as one
+$$;
+create function audit() returns trigger language plpgsql as $$
+begin
+    insert into audit (xid, tab, op, was, becomes) values (
+        pg_current_xact_id(), tg_table_name, tg_op,
+        case when tg_op <> 'INSERT' then as_texts(to_jsonb(old)) end,
+        case when tg_op <> 'DELETE' then as_texts(to_jsonb(new)) end
+    );
+    return null;
+end $$;
+"""
+"""What triggers write down of each change, in the transaction's own order."""
+
+Change = dict[str, Any]
+
+
+class Capture:
+    """The capture job as a process of the test's, which can be killed at any moment."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log = directory / "capture.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **moved: str) -> None:
+        program = capture.program()
+        variables = {"LAKE_CAPTURE_HEARTBEAT_SECONDS": "1", **program.environment}
+        variables["LAKE_CAPTURE_DIRECTORY"] = str(self.log.with_name("tmp"))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                program.command, env=os.environ | variables | moved, stdout=log, stderr=log
+            )
+
+    def kill(self) -> None:
+        """As `kill -9` of all of it does, at once."""
+        assert self.process
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        for pid in [*(child.pid for child in children), self.process.pid]:
+            os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        psutil.wait_procs(children)
+
+    def end(self) -> int:
+        """As `lake down` does; returns the exit code."""
+        assert self.process
+        self.process.terminate()
+        return self.process.wait(timeout=30)
+
+    def says(self, words: str) -> str:
+        """The line of the log that has these words, once it is there."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            for line in self.log.read_text().splitlines():
+                if words in line:
+                    return line
+            time.sleep(0.2)
+        raise AssertionError(f"capture did not say `{words}`: {self.log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Capture]:
+    """Capture, not started yet; whatever runs of it is ended with the test."""
+    monkeypatch.setenv("LAKE_PORTS__CAPTURE", free_ports()["LAKE_PORTS__CAPTURE"])
+    forget_settings()
+    job = Capture(tmp_path)
+    yield job
+    if job.process and job.process.poll() is None:
+        job.kill()
+    monkeypatch.undo()
+    forget_settings()
+
+
+def hand_over(*tables: SourceTable) -> Load | None:
+    """Bulk, and a slot for capture to go on from."""
+    return ingest(list(tables), postgres.source_owner(), lambda *_: None)
+
+
+def catch_up() -> None:
+    lag.catch_up(READY_SECONDS)
+
+
+def changes(table: str | None = None) -> list[Change]:
+    """What bronze holds of a table, in the order of positions, its images read; or of all."""
+    rows = catalog().load_table("bronze.changes").scan().to_arrow().to_pylist()
+    rows.sort(key=lambda row: (row["commit_lsn"], row["ordinal"]))
+    positions = [(row["commit_lsn"], row["ordinal"]) for row in rows]
+    assert len(set(positions)) == len(positions), "a change was landed twice"
+    for row in rows:
+        for image in ("key", "before", "after", "unchanged"):
+            row[image] = row[image] and json.loads(row[image])
+    return [row for row in rows if table in (None, row["source_table"])]
+
+
+def audited(connection: psycopg.Connection) -> dict[int, list[tuple[str, Any, Any]]]:
+    """By transaction: operation, old and new row as the triggers saw them, in their order."""
+    found = defaultdict(list)
+    for xid, op, was, becomes in connection.execute(
+        "select xid::text::bigint, lower(left(op, 1)), was, becomes from audit order by id"
+    ).fetchall():
+        found[xid].append(({"i": "c"}.get(op, op), was, becomes))
+    return dict(found)
+
+
+def captured(*tables: str) -> dict[int, list[tuple[str, Any, Any]]]:
+    """The same out of bronze, of tables whose rows are logged whole."""
+    found = defaultdict(list)
+    for row in changes():
+        if row["source_table"] in tables:
+            found[row["xid"]].append((row["op"], row["before"], row["after"]))
+    return dict(found)
+
+
+def slot_confirmed() -> int:
+    with postgres.SOURCE.admin() as admin:
+        row = admin.execute(
+            "select confirmed_flush_lsn - '0/0' from pg_replication_slots where slot_name = %s",
+            [settings().source.slot],
+        ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+THING = declared("thing", ("id",), id="int", big="text")
+
+
+@pytest.fixture
+def thing(owner: psycopg.Connection) -> psycopg.Connection:  # noqa: F811
+    """A source with a table whose every change is audited, handed over to capture."""
+    owner.execute(AUDIT)
+    owner.execute(
+        """
+        create table thing (id int primary key, name text, big text);
+        alter table thing alter column big set storage external;
+        alter table thing replica identity full;
+        create trigger audited after insert or update or delete on thing
+            for each row execute function audit();
+        grant select on thing to capture;
+        insert into thing select i, 'first' from generate_series(1, 100) as i;
+        truncate audit;
+        """
+    )
+    hand_over(THING)
+    return owner
