@@ -1,0 +1,552 @@
+"""Capture, beside Flink CDC and the floor: a backlog drained, and freshness at a steady rate.
+
+    uv run python -m benchmarks.capture            # 600,000 changes in each shape of transaction
+    uv run python -m benchmarks.capture 1000000 --seconds 60
+
+It has a stack of its own in `.lake-bench/capture`. Every contender drains the same changes of the
+loan table (17 columns, both images) from a slot of its own: ours; Flink CDC 3.5 into Iceberg
+(`flink_cdc.py`); and the floor, which is Postgres decoding the same changes to nowhere. A job is
+started and idle before the backlog is written, stopped meanwhile (SIGSTOP), and measured from the
+moment it goes on until its table holds all of it. What ours has landed is compared with the source
+by `lake verify --bronze`.
+"""
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lake.settings import ROOT
+
+LOANS = 45_000
+SIZES = {"1 row": 1, "1,000 rows": 1_000, "all rows": 0}
+"""Shapes of transactions: so many updates each, or all in one."""
+RATES = (500, 2_000)
+CDC_JARS = {
+    "org.apache.flink:flink-sql-connector-postgres-cdc:3.5.0": (
+        "8c5b78d279a51676ad27e9730db37477c1cbf6691dd2382c6fa653b3fe293262"
+    ),
+}
+PATIENCE_SECONDS = 900
+console = Console(width=110)
+
+
+@dataclass
+class Drain:
+    """What it took to drain a backlog; `cpu_seconds` of the job, `source_seconds` of Postgres."""
+
+    changes: int
+    seconds: float = 0
+    cpu_seconds: float = 0
+    source_seconds: float = 0
+    peak_bytes: int = 0
+
+    def row(self) -> list[str]:
+        million = self.changes / 1e6
+        return [
+            f"{self.seconds:,.1f}",
+            f"{self.changes / self.seconds:,.0f}",
+            f"{self.cpu_seconds / million:,.1f}" if self.cpu_seconds else "—",
+            f"{self.source_seconds / million:,.1f}" if self.source_seconds else "—",
+            f"{self.peak_bytes / 1024**2:,.0f}" if self.peak_bytes else "—",
+        ]
+
+
+@dataclass
+class Job:
+    """A job of Flink as a process, and how many changes its table holds."""
+
+    process: "subprocess.Popen[bytes]"
+    log: Path
+    peak_bytes: int = 0
+    _done: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def family(self) -> list[psutil.Process]:
+        process = psutil.Process(self.process.pid)
+        return [process, *process.children(recursive=True)]
+
+    def cpu_seconds(self) -> float:
+        times = [process.cpu_times() for process in self.family()]
+        return sum(one.user + one.system for one in times)
+
+    def send(self, number: signal.Signals) -> None:
+        for process in self.family():
+            process.send_signal(number)
+
+    def end(self) -> None:
+        self._done.set()
+        self.send(signal.SIGCONT)
+        family = self.family()
+        self.process.terminate()
+        psutil.wait_procs(family, timeout=15)
+        for process in family:
+            if process.is_running():
+                process.kill()
+        self.process.wait()
+
+    def _watch(self) -> None:
+        while not self._done.wait(0.2):
+            try:
+                resident = sum(process.memory_info().rss for process in self.family())
+            except psutil.Error:
+                continue
+            self.peak_bytes = max(self.peak_bytes, resident)
+
+
+def use_installation() -> Path:
+    where = ROOT / ".lake-bench" / "capture"
+    os.environ["LAKE_STATE_DIR"] = str(where)
+    return where
+
+
+def prepare() -> None:
+    """Have a running stack, a source of loans, and capture's hand-over of them."""
+    from ingestion.snapshot import ingest
+    from lake.demo.fill import fill
+    from lake.demo.run import source
+    from lake.manifest import source_tables
+    from lake.stack import lifecycle, postgres
+
+    lifecycle.up()
+    with source() as connection:
+        fill(connection, rows=LOANS)
+        connection.execute("alter table loan replica identity full")
+    ingest(source_tables(), postgres.source_owner(), lambda *_: None)
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def ours(where: Path) -> Iterator[Job]:
+    from lake.stack import capture
+
+    program = capture.program()
+    with (where / "ours.log").open("wb") as log:
+        process = subprocess.Popen(
+            program.command, env=os.environ | program.environment, stdout=log, stderr=log
+        )
+    job = Job(process, where / "ours.log")
+    try:
+        wait_for(program.ready)
+        yield job
+    finally:
+        job.end()
+
+
+@contextmanager
+def flink_cdc(where: Path, slot: str, table: str) -> Iterator[Job]:
+    from lake import catalog, parts, source
+    from lake.settings import settings
+    from lake.stack.program import answer
+
+    directory = where / "flink_cdc"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    jars = [
+        *cdc_jars(where),
+        *(jar for jar in parts.jars("capture") if "postgresql" not in jar.name),
+    ]
+    lake = catalog.access(role="capture")
+    captured = settings().source
+    port = settings().ports.capture + 1
+    told = {
+        "directory": str(directory),
+        "java": str(parts.java("spark")),
+        "heap": "512m",
+        "log4j": str(ROOT / "streaming" / "log4j2.properties"),
+        "classes": os.pathsep.join(map(str, jars)),
+        "table": table,
+        "source": {
+            "host": settings().source_host,
+            "port": settings().source_port,
+            "database": captured.database,
+            "user": captured.user,
+            "password": source.password(),
+            "slot": slot,
+            "publication": captured.publication,
+            "table": "public.loan",
+        },
+        "catalog": {
+            "type": "iceberg",
+            "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
+            "uri": catalog.jdbc_url(),
+            "jdbc.user": lake.role,
+            "jdbc.password": lake.password,
+            "jdbc.schema-version": "V1",
+            "warehouse": lake.warehouse,
+            "io-impl": "org.apache.iceberg.aws.s3.S3FileIO",
+            "client.region": "us-east-1",
+            "s3.endpoint": settings().s3_endpoint,
+            "s3.path-style-access": "true",
+            "s3.access-key-id": lake.access_key,
+            "s3.secret-access-key": lake.secret_key,
+        },
+        "flink": {
+            "parallelism.default": "1",
+            "rest.bind-address": "127.0.0.1",
+            "rest.bind-port": str(port),
+            "rest.address": "127.0.0.1",
+            "jobmanager.bind-host": "127.0.0.1",
+            "taskmanager.bind-host": "127.0.0.1",
+            "taskmanager.memory.managed.size": "1m",
+            "taskmanager.memory.network.min": "8m",
+            "taskmanager.memory.network.max": "8m",
+            "security.delegation.tokens.enabled": "false",
+            "io.tmp.dirs": str(directory),
+            "execution.checkpointing.dir": (directory / "checkpoints").as_uri(),
+            "execution.checkpointing.storage": "filesystem",
+            "execution.checkpointing.interval": "1 s",
+        },
+    }
+    with (where / "flink_cdc.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(parts.flink_python()), str(Path(__file__).with_name("flink_cdc.py"))],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+    assert process.stdin
+    process.stdin.write(json.dumps(told).encode())
+    process.stdin.close()
+    job = Job(process, where / "flink_cdc.log")
+    try:
+        wait_for(lambda: b'"RUNNING"' in (answer(port, "/jobs") or b""))
+        time.sleep(5)  # it says nothing of when it begins to stream
+        yield job
+    finally:
+        job.end()
+
+
+def cdc_jars(where: Path) -> list[Path]:
+    """The peer's connector, fetched once."""
+    from lake.parts import _maven
+
+    target = where / "cdc-jars"
+    if not target.exists():
+        staged = where / "cdc-jars.part"
+        staged.mkdir(parents=True, exist_ok=True)
+        _maven(CDC_JARS)(staged, lambda *_: None)
+        staged.rename(target)
+    return sorted(target.glob("*.jar"))
+
+
+def wait_for(ready) -> None:  # type: ignore[no-untyped-def]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not ready():
+        if time.monotonic() > deadline:
+            console.print("[red]not ready in time: see .lake-bench/capture/*.log[/]")
+            raise typer.Exit(1)
+        time.sleep(0.1)
+
+
+# -- a backlog -------------------------------------------------------------------------------------
+
+
+def write(changes: int, size: int) -> int:
+    """Update loans so many times, in transactions of `size`; returns the LSN after the last."""
+    from lake.demo.run import source
+
+    with source() as connection:
+        connection.execute("set synchronous_commit = off")
+        size = size or changes
+        connection.execute(
+            f"""
+            do $$
+            declare
+                first bigint := (select min(loan_id) from loan);
+                done int := 0;
+                round int;
+            begin
+                while done < {changes} loop
+                    for round in 1..greatest(1, {size} / {LOANS}) loop
+                        update loan set credit_score = 300 + (credit_score + 1) % 500
+                        where loan_id >= first and loan_id < first + least({size}, {LOANS});
+                    end loop;
+                    first := case
+                        when first + 2 * {size} > {LOANS} then (select min(loan_id) from loan)
+                        else first + {size}
+                    end;
+                    done := done + {size};
+                    commit;
+                end loop;
+            end $$
+            """.encode()
+        )
+        row = connection.execute("select pg_current_wal_insert_lsn() - '0/0'").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def source_cpu() -> float:
+    """Seconds of CPU that the source's walsenders have taken."""
+    found = 0.0
+    for process in psutil.process_iter(["cmdline"]):
+        if "walsender" in " ".join(process.info["cmdline"] or []):
+            times = process.cpu_times()
+            found += times.user + times.system
+    return found
+
+
+def drain_ours(where: Path, changes: int, size: int) -> Drain:
+    from lake import lag
+
+    with ours(where) as job:
+        lag.catch_up(PATIENCE_SECONDS)
+        job.send(signal.SIGSTOP)
+        lsn = write(changes, size)
+        emit()
+        before = job.cpu_seconds(), source_cpu()
+        job.send(signal.SIGCONT)
+        began = time.perf_counter()
+        wait_for(lambda: (reached := lag.captured()) is not None and reached.lsn >= lsn)
+        return cost(job, changes, began, before)
+
+
+def emit() -> None:
+    from lake import source
+
+    with source.connect() as connection:
+        connection.execute("select pg_logical_emit_message(true, 'bench', '')")
+
+
+def drain_cdc(where: Path, changes: int, size: int) -> Drain:
+    from lake.catalog import catalog
+
+    slot, table = "bench_cdc", "bronze.changes_cdc"
+    make_slot(slot)
+    make_cdc_table(table)
+
+    def landed() -> int:
+        snapshot = catalog("ingest").load_table(table).current_snapshot()
+        return int((snapshot and snapshot.summary and snapshot.summary["total-records"]) or 0)
+
+    try:
+        with flink_cdc(where, slot, table) as job:
+            write(1, 1)
+            wait_for(lambda: landed() >= 1)
+            job.send(signal.SIGSTOP)
+            write(changes, size)
+            before = job.cpu_seconds(), source_cpu()
+            job.send(signal.SIGCONT)
+            began = time.perf_counter()
+            wait_for(lambda: landed() >= changes + 1)
+            return cost(job, changes, began, before)
+    finally:
+        drop_slot(slot)
+
+
+def cost(job: Job, changes: int, began: float, before: tuple[float, float]) -> Drain:
+    seconds = time.perf_counter() - began
+    used, served = job.cpu_seconds() - before[0], source_cpu() - before[1]
+    return Drain(changes, seconds, used, served, job.peak_bytes)
+
+
+def drain_floor(changes: int, size: int) -> Drain:
+    """Postgres decodes the changes, and nobody is told of them."""
+    from lake.settings import settings
+    from lake.stack import postgres
+
+    make_slot("bench_floor")
+    try:
+        write(changes, size)
+        with postgres.SOURCE.admin(settings().source.database) as admin:
+            began = time.perf_counter()
+            admin.execute(
+                "select count(*) from pg_logical_slot_peek_binary_changes("
+                "'bench_floor', null, null, 'proto_version', '1', 'publication_names', %s)",
+                [settings().source.publication],
+            )
+            return Drain(changes, time.perf_counter() - began)
+    finally:
+        drop_slot("bench_floor")
+
+
+def make_slot(name: str) -> None:
+    from lake import source
+
+    with source.connect() as connection:
+        connection.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+
+
+def drop_slot(name: str) -> None:
+    from lake import source
+
+    with source.connect() as connection:
+        wait_for(
+            lambda: (
+                not connection.execute(
+                    "select from pg_replication_slots where slot_name = %s and active", [name]
+                ).fetchone()
+            )
+        )
+        connection.execute("select pg_drop_replication_slot(%s)", [name])
+
+
+def make_cdc_table(name: str) -> None:
+    """The peer's table, empty, and capture's role allowed to write it."""
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import LongType, NestedField, StringType, TimestamptzType
+
+    from lake.catalog import OWNER, _connect, catalog
+    from lake.credentials import credentials
+
+    kinds = {
+        "source_table": StringType(),
+        "lsn": LongType(),
+        "prior_commit_lsn": LongType(),
+        "committed_at": TimestamptzType(),
+        "ingested_at": TimestamptzType(),
+        "envelope": StringType(),
+    }
+    schema = Schema(*(NestedField(i, n, kind) for i, (n, kind) in enumerate(kinds.items(), 1)))
+    namespace, _, table = name.partition(".")
+    with _connect(OWNER, credentials().catalog_password) as owner:
+        owner.execute(
+            "delete from iceberg_tables where (table_namespace, table_name) = (%s, %s)",
+            [namespace, table],
+        )
+        owner.execute("drop policy if exists capturing on iceberg_tables")
+        owner.execute(
+            "create policy capturing on iceberg_tables for update to capture"
+            " using (catalog_name = 'lake' and table_namespace = 'bronze')"
+        )
+    location = f"s3://lake/warehouse/bronze/changes/cdc_{time.time_ns()}"
+    catalog("ingest").create_table(
+        name, schema, location=location, properties={"write.parquet.compression-codec": "zstd"}
+    )
+
+
+# -- a steady rate ---------------------------------------------------------------------------------
+
+
+def freshness(where: Path, rate: int, seconds: int) -> list[str]:
+    """Commit to visible in Trino, at so many changes a second; p50, p99, and what kept up."""
+    from trino.dbapi import connect
+
+    from lake import lag
+    from lake.demo.run import source
+    from lake.settings import settings
+
+    commits: list[float] = []
+    seen: list[tuple[float, float]] = []
+    stop = threading.Event()
+
+    def write_on() -> None:
+        with source() as connection:
+            began, number = time.time(), 0
+            while not stop.is_set():
+                connection.execute(
+                    "update loan set credit_score = 300 + (credit_score + 1) % 500"
+                    " where loan_id between %s and %s",
+                    [1 + number % 40_000, 10 + number % 40_000],
+                )
+                commits.append(time.time())
+                number += 10
+                time.sleep(max(0.0, began + number / rate - time.time()))
+
+    def look_on() -> None:
+        with connect(
+            host=settings().host, port=settings().ports.trino, user="bench", catalog="lake"
+        ) as trino:
+            while not stop.is_set():
+                rows = trino.cursor().execute(
+                    "select value from bronze.\"changes$properties\" where key = 'lake.complete-at'"
+                )
+                (value,) = rows.fetchone() or (None,)
+                if value:
+                    at = datetime.fromisoformat(value).astimezone(UTC).timestamp()
+                    seen.append((time.time(), at))
+
+    with ours(where) as job:
+        lag.catch_up(PATIENCE_SECONDS)
+        threads = [threading.Thread(target=run) for run in (write_on, look_on)]
+        for thread in threads:
+            thread.start()
+        time.sleep(5)
+        used, first = job.cpu_seconds(), len(commits)
+        time.sleep(seconds)
+        used = job.cpu_seconds() - used
+        written = 10 * (len(commits) - first)
+        time.sleep(3)
+        stop.set()
+        for thread in threads:
+            thread.join()
+    waits, look = [], iter(seen)
+    moment, complete = next(look)
+    for commit in commits[first:]:
+        while complete < commit:
+            found = next(look, None)
+            if found is None:
+                break
+            moment, complete = found
+        else:
+            waits.append(moment - commit)
+    percentiles = statistics.quantiles(waits, n=100)
+    return [
+        f"{rate:,}",
+        f"{written / seconds:,.0f}",
+        f"{percentiles[49]:.2f}",
+        f"{percentiles[98]:.2f}",
+        f"{max(waits):.2f}",
+        f"{used / seconds:.2f}",
+        f"{job.peak_bytes / 1024**2:,.0f}",
+    ]
+
+
+def file_sizes() -> str:
+    from lake.catalog import catalog
+
+    files = catalog().load_table("bronze.changes").inspect.files().to_pylist()
+    sizes = [file["file_size_in_bytes"] for file in files]
+    return f"{len(sizes):,} files, median {statistics.median(sizes) / 1024:,.0f} KiB"
+
+
+def main(changes: int = 600_000, seconds: int = 30, peer: bool = True) -> None:
+    """Measure, and print each table as soon as it is known."""
+    where = use_installation()
+    from lake.stack import lifecycle, supervisor
+
+    try:
+        prepare()
+        headings = ("SECONDS", "CHANGES/s", "CPU s/M", "SOURCE CPU s/M", "PEAK MiB")
+        for name, size in SIZES.items():
+            table = Table("", *headings, title=f"{changes:,} changes, {name} a transaction")
+            table.add_row("floor", *drain_floor(changes, size).row())
+            table.add_row("ours", *drain_ours(where, changes, size).row())
+            if peer:
+                table.add_row("Flink CDC 3.5", *drain_cdc(where, changes, size).row())
+            console.print(table)
+        table = Table("RATE", "WRITTEN/s", "P50 s", "P99 s", "MAX s", "CPU cores", "PEAK MiB")
+        for rate in RATES:
+            table.add_row(*freshness(where, rate, seconds))
+        console.print(table)
+        console.print(f"bronze.changes: {file_sizes()}")
+        supervisor.start_program("capture")
+        done = subprocess.run([Path(sys.executable).with_name("lake"), "verify", "--bronze"])
+        if done.returncode:
+            raise typer.Exit(done.returncode)
+    finally:
+        lifecycle.down()
+
+
+if __name__ == "__main__":
+    typer.run(main)
