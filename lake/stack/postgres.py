@@ -122,6 +122,7 @@ SOURCE = Server(
     "source",
     """\
 wal_level = logical
+max_prepared_transactions = 16  # whoever commits in two phases is captured too
 max_slot_wal_keep_size = 8GB  # a slot that nobody reads must not fill the disk
 """,
 )

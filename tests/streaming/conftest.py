@@ -62,12 +62,17 @@ class Capture:
                 program.command, env=os.environ | variables | moved, stdout=log, stderr=log
             )
 
-    def kill(self) -> None:
-        """As `kill -9` of all of it does, at once."""
+    def send(self, number: signal.Signals) -> list[psutil.Process]:
+        """Send a signal to all of it, at once; returns what it had started."""
         assert self.process
-        children = psutil.Process(self.process.pid).children(recursive=True)
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         for pid in [*(child.pid for child in children), self.process.pid]:
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
+        return children
+
+    def kill(self) -> None:
+        children = self.send(signal.SIGKILL)
+        assert self.process
         self.process.wait()
         psutil.wait_procs(children)
 

@@ -5,6 +5,7 @@ Each test compares what bronze holds with what triggers at the source wrote down
 
 import json
 import random
+import signal
 import threading
 import time
 
@@ -117,14 +118,19 @@ def test_a_random_life_is_landed_change_by_change_whatever_is_killed(
 
 
 def live(of: psycopg.Connection, seed: int, stop: threading.Event) -> None:
-    """Random transactions until told to stop: savepoints, rollbacks, key changes, large values."""
+    """Random transactions until told to stop: savepoints, rollbacks, two phases, key changes."""
     chance = random.Random(seed)
     with psycopg.connect(of.info.dsn, password=of.info.password, autocommit=True) as connection:
         while not stop.is_set():
-            with connection.transaction(force_rollback=chance.random() < 0.1):
-                for _ in range(chance.choice([1, 1, 2, 20])):
-                    with connection.transaction(force_rollback=chance.random() < 0.2):
-                        change(connection, chance)
+            connection.execute("begin")
+            for _ in range(chance.choice([1, 1, 2, 20])):
+                with connection.transaction(force_rollback=chance.random() < 0.2):
+                    change(connection, chance)
+            end = chance.choice(["commit"] * 8 + ["rollback", f"prepare transaction 'of {seed}'"])
+            connection.execute(end.encode())
+            if end.startswith("prepare"):
+                time.sleep(chance.random())
+                connection.execute(f"commit prepared 'of {seed}'".encode())
             time.sleep(chance.choice([0, 0, 0.05, 0.2]))
 
 
@@ -237,6 +243,34 @@ def test_a_second_capture_waits_for_the_first_and_lands_nothing_twice(
         catch_up()
     finally:
         second.kill()
+    assert captured("public.thing") == audited(thing)
+
+
+def test_a_capture_that_was_frozen_lands_nothing_when_it_wakes_beside_its_successor(
+    thing: psycopg.Connection, running: Capture
+) -> None:
+    stop = threading.Event()
+    writer = threading.Thread(target=live, args=(thing, 1, stop))
+    writer.start()
+    running.start()
+    running.says("reading from")
+    time.sleep(2)
+    running.send(signal.SIGSTOP)
+    kill_walsender()
+    successor = Capture(running.log.parent / "successor")
+    successor.log.parent.mkdir()
+    successor.start(LAKE_CAPTURE_PORT=free_ports()["LAKE_PORTS__CAPTURE"])
+    try:
+        successor.says("reading from")
+        catch_up()
+        running.send(signal.SIGCONT)
+        time.sleep(5)
+        stop.set()
+        writer.join()
+        catch_up()
+    finally:
+        stop.set()
+        successor.kill()
     assert captured("public.thing") == audited(thing)
 
 
