@@ -210,6 +210,40 @@ def validate(
 
 
 @cli.command(rich_help_panel=WAY)
+def verify(
+    tables: Annotated[
+        list[str] | None, typer.Argument(help="of the source, such as public.loan; all if left out")
+    ] = None,
+    bronze: Annotated[
+        bool, typer.Option("--bronze", help="compare with bronze alone, not with silver")
+    ] = False,
+    sample: Annotated[
+        float, typer.Option(min=0.0001, max=1, help="the part of the keys, other ones each time")
+    ] = 1,
+    examples: Annotated[int, typer.Option(min=0, help="how many rows to name of each table")] = 5,
+    values: Annotated[bool, typer.Option("--values", help="show their values too")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
+) -> None:
+    """Compare the source with silver, row by row, while both go on.
+
+    Exits 0 where all is equal, 1 where something differs, 2 where that can't be said.
+    """
+    from lake.stack.program import require
+    from lake.verify import report, run
+
+    require("postgres", "minio", "trino")
+    options = run.Options(tables or (), bronze, sample, examples, values)
+    with err.status("comparing") as doing:
+        found = run.verify(options, lambda table: doing.update(f"comparing {table}"))
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=2, default=str))
+    else:
+        for line in report.lines(found):
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
+    raise typer.Exit(found.exit_code)
+
+
+@cli.command(rich_help_panel=WAY)
 def materialize() -> None:
     """Bring the online features up to gold."""
     from feature_repo import features

@@ -19,6 +19,8 @@ HEARTBEAT = "lake.heartbeat"
 """The prefix of the logical messages that move the slot on while the captured tables are idle."""
 COMPLETE_LSN, COMPLETE_AT = "lake.complete-lsn", "lake.complete-at"
 """Properties of `bronze.changes`: every transaction committed up to there is held whole."""
+SLOT_LSN = "lake.slot-lsn"
+"""The property of `bronze.changes` that has the LSN of the bulk load from which changes go on."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +69,20 @@ def captured(branch: str = TRUNK) -> Position | None:
     """Up to where a branch's `bronze.changes` holds every captured transaction whole.
 
     A branch keeps the bronze that it began with, so that is also what the branch is built of.
+    Before the first change, it is what the bulk load holds.
     """
     try:
-        properties = open_catalog(branch).load_table(CHANGES).properties
+        changes = open_catalog(branch).load_table(CHANGES)
     except NoSuchTableError:
         return None
-    if COMPLETE_LSN not in properties:
-        return None
-    at = datetime.fromisoformat(properties[COMPLETE_AT])
-    return Position(int(properties[COMPLETE_LSN]), at)
+    properties = changes.properties
+    if COMPLETE_LSN in properties:
+        at = datetime.fromisoformat(properties[COMPLETE_AT])
+        return Position(int(properties[COMPLETE_LSN]), at)
+    if SLOT_LSN in properties:
+        loaded_at = datetime.fromtimestamp(changes.metadata.last_updated_ms / 1000, UTC)
+        return Position(int(properties[SLOT_LSN]) - 1, loaded_at)
+    return None
 
 
 def built() -> Position | None:

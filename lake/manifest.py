@@ -95,6 +95,33 @@ def models(layer: str) -> list[Model]:
     return sorted(found, key=lambda model: model.name)
 
 
+def current_models(table: SourceTable) -> list[str]:
+    """The models of silver that are a source table as it is now, by name.
+
+    They are made by the macro `current_state`, of that table or of its history.
+    """
+    found = [
+        node["name"]
+        for key, node in model_nodes().items()
+        if node["fqn"][1] == "silver"
+        and any(macro.endswith(".current_state") for macro in node["depends_on"]["macros"])
+        and table.bronze in _landed(key)
+    ]
+    return sorted(found)
+
+
+def _landed(model: str) -> set[str]:
+    """The tables of bronze that a model, by its id, is made of."""
+    sources, ahead, found = manifest()["sources"], [model], set()
+    while ahead:
+        key = ahead.pop()
+        if key in sources:
+            found.add(f"bronze.{sources[key]['identifier']}")
+        else:
+            ahead += manifest()["nodes"][key]["depends_on"]["nodes"]
+    return found
+
+
 def source_tables() -> list[SourceTable]:
     """The declared tables of the source, by name."""
     declared = [

@@ -1,8 +1,12 @@
 """The captured Postgres, as the role that captures it sees it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Timer
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from lake.credentials import credentials
@@ -90,3 +94,37 @@ def slot(connection: psycopg.Connection) -> Slot | None:
         return None
     active, confirmed, current, status = found
     return Slot(active, int(confirmed or 0), int(current), status)
+
+
+@contextmanager
+def exported_snapshot(
+    name: str, *, is_temporary: bool, seconds: float | None = None
+) -> Iterator[tuple[int, str]]:
+    """Make a slot; yields its LSN and a snapshot's name, which is there until the block ends.
+
+    The snapshot holds exactly the transactions that were committed before that LSN.
+
+    Raises LakeError where the source refuses it, or where transactions that are open at the source
+    keep it waiting for more than `seconds`.
+    """
+    with psycopg.connect(conninfo(), autocommit=True, replication="database") as walsender:
+        create = "CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals
+        kind = sql.SQL("TEMPORARY" if is_temporary else "")
+        given_up = Timer(seconds or 0, walsender.cancel)
+        if seconds is not None:
+            given_up.start()
+        try:
+            row = walsender.execute(sql.SQL(create).format(sql.Identifier(name), kind)).fetchone()
+        except psycopg.errors.QueryCanceled:
+            raise LakeError(
+                f"transactions were open at the source for {seconds:.0f} s, and a snapshot waits: "
+                "`select * from pg_stat_activity where state <> 'idle' order by xact_start`"
+            ) from None
+        except psycopg.Error as error:
+            raise LakeError(f"the source makes no slot: {str(error).splitlines()[0]}") from None
+        finally:
+            given_up.cancel()
+        assert row is not None
+        _, consistent_point, snapshot, _ = row
+        high, low = consistent_point.split("/")
+        yield (int(high, 16) << 32) + int(low, 16), snapshot

@@ -101,6 +101,44 @@ def log(limit: int | None = None) -> list[Publish]:
         ).fetchall()
 
 
+def built_of(table: str) -> int | None:
+    """Of which bronze a table of this process's branch was built: complete up to that LSN.
+
+    None where no publish tells.
+    """
+    namespace, _, name = table.partition(".")
+    with catalog.connect("reader") as connection:
+        found = connection.execute(
+            """
+            select
+                publish_id,
+                kind = 'branch' and base.metadata_location is distinct from mine.metadata_location
+            from lake.refs as r
+            left join iceberg_tables as mine on (
+                mine.catalog_name = r.name
+                and (mine.table_namespace, mine.table_name) = (%(namespace)s, %(name)s)
+            )
+            left join lake.bases as base on (
+                base.ref = r.name
+                and (base.table_namespace, base.table_name) = (%(namespace)s, %(name)s)
+            )
+            where r.name = %(ref)s
+            """,
+            {"namespace": namespace, "name": name, "ref": settings().branch},
+        ).fetchone()
+    held, is_built_here = found or (None, False)
+    if is_built_here:
+        position = lag.captured(settings().branch)
+        return position.lsn if position else None
+    for one in log():
+        if table not in one.tables or (held is not None and one.id > held):
+            continue
+        if one.restored is None:
+            return one.lsn
+        held = one.restored
+    return None
+
+
 def in_force() -> list[str]:
     """The runs whose publishes make up `lake` as it is, the last first; none was rolled back."""
     runs, reached = [], None
