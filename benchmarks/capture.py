@@ -1,7 +1,7 @@
 """Capture, beside Flink CDC and the floor: a backlog drained, and freshness at a steady rate.
 
-    uv run python -m benchmarks.capture            # 600,000 changes in each shape of transaction
-    uv run python -m benchmarks.capture 1000000 --seconds 60
+    uv run python -m benchmarks.capture                       # 600,000 changes a shape
+    uv run python -m benchmarks.capture --changes 1000000 --seconds 60
 
 It has a stack of its own in `.lake-bench/capture`. Every contender drains the same changes of the
 loan table (17 columns, both images) from a slot of its own: ours; Flink CDC 3.5 into Iceberg
@@ -272,19 +272,18 @@ def write(changes: int, size: int) -> int:
             f"""
             do $$
             declare
-                first bigint := (select min(loan_id) from loan);
+                begun int := 1;
                 done int := 0;
-                round int;
+                remaining int;
             begin
                 while done < {changes} loop
-                    for round in 1..greatest(1, {size} / {LOANS}) loop
+                    remaining := {size};
+                    while remaining > 0 loop
                         update loan set credit_score = 300 + (credit_score + 1) % 500
-                        where loan_id >= first and loan_id < first + least({size}, {LOANS});
+                        where loan_id >= begun and loan_id < begun + least(remaining, {LOANS});
+                        remaining := remaining - least(remaining, {LOANS});
                     end loop;
-                    first := case
-                        when first + 2 * {size} > {LOANS} then (select min(loan_id) from loan)
-                        else first + {size}
-                    end;
+                    begun := case when begun + 2 * {size} > {LOANS} then 1 else begun + {size} end;
                     done := done + {size};
                     commit;
                 end loop;
