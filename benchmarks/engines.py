@@ -265,7 +265,7 @@ def land(rows: int) -> None:
     began = time.perf_counter()
     with console.status("copy it into bronze"):
         load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
-    if load:
+    if load.rows:
         total, seconds = sum(load.rows.values()), time.perf_counter() - began
         console.print(f"bulk load: {total:,} rows in {seconds:.1f} s")
     lifecycle.start_capture()

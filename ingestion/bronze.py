@@ -1,9 +1,13 @@
 """The tables of bronze, and how files of rows are added to them."""
 
+import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import chain, count
 
+from pyiceberg.exceptions import ResolveError
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
-from pyiceberg.schema import Schema
+from pyiceberg.schema import Schema, promote
 from pyiceberg.table import CreateTableTransaction, Table, Transaction
 from pyiceberg.table.name_mapping import create_mapping_from_schema
 from pyiceberg.transforms import DayTransform, IdentityTransform
@@ -12,10 +16,13 @@ from pyiceberg.types import IcebergType, LongType, NestedField, StringType, Time
 from ingestion.types import bronze_type
 from lake.catalog import catalog
 from lake.lag import CHANGES
-from lake.manifest import Column
+from lake.manifest import Column, SourceTable
+from lake.source.inspection import Table as Found
 
 SCHEMA_CHANGES = "bronze.schema_changes"
 NAME_MAPPING = "schema.name-mapping.default"
+MADE_OF = "lake.made-of"
+"""The property of a table of snapshots that says what the newest one is of: table and columns."""
 SNAPSHOT_LSN = "lake.snapshot-lsn"
 """The property of a table of snapshots that says, by its LSN, that the newest one is whole."""
 
@@ -127,23 +134,71 @@ def _staged(name: str, columns: Sequence[Column]) -> CreateTableTransaction:
     )
 
 
-def commit_snapshot(name: str, columns: Sequence[Column], files: list[str], lsn: int) -> None:
+def create_empty(name: str, columns: Sequence[Column]) -> None:
+    """The table of a source table that can't be copied yet, made if missing: models can read it."""
+    if not exists(name):
+        _staged(name, columns).commit_transaction()
+
+
+def commit_snapshot(table: Found, files: list[str], lsn: int) -> None:
     """Have the files of a bulk snapshot be rows of a table, all at once.
 
-    The table is widened to hold the columns; it is not there before its first snapshot is.
+    The table is widened to hold the columns, or set aside where it can't hold one in its type. It
+    is not there before its first snapshot is.
     """
+    name, schema = table.declared.bronze, snapshot_schema(table.columns)
+    if exists(name) and not _can_hold(catalog("ingest").load_table(name).schema(), schema):
+        set_aside(name)
     if exists(name):
-        table = catalog("ingest").load_table(name)
-        with table.update_schema() as update:
-            update.union_by_name(snapshot_schema(columns))
-        transaction: Transaction = table.transaction()
+        loaded = catalog("ingest").load_table(name)
+        with loaded.update_schema() as update:
+            update.union_by_name(schema)
+        transaction: Transaction = loaded.transaction()
     else:
-        transaction = _staged(name, columns)
+        transaction = _staged(name, table.columns)
     mapping = create_mapping_from_schema(transaction.table_metadata.schema()).model_dump_json()
     transaction.set_properties({NAME_MAPPING: mapping})  # the files' columns are found by name
     transaction.add_files(files, check_duplicate_files=False)
-    transaction.set_properties({SNAPSHOT_LSN: str(lsn)})
+    made_of = _made_of(table.declared.qualified, table.columns)
+    transaction.set_properties({SNAPSHOT_LSN: str(lsn), MADE_OF: json.dumps(made_of)})
     transaction.commit_transaction()
+
+
+def _can_hold(schema: Schema, wanted: Schema) -> bool:
+    """Whether a table can be widened to hold rows of another schema."""
+    for field in wanted.fields:
+        try:
+            promote(schema.find_type(field.name), field.field_type)
+        except ResolveError:
+            return False
+        except ValueError:  # a new column
+            continue
+    return True
+
+
+def set_aside(name: str) -> str:
+    """Rename a table, so that another one can have its name; returns the name that it has now."""
+    day = datetime.now(UTC).strftime("%Y_%m_%d")
+    suffixes = chain([""], (f"_{number}" for number in count(2)))
+    free = next(one for s in suffixes if not exists(one := f"{name}_until_{day}{s}"))
+    catalog("ingest").rename_table(name, free)
+    return free
+
+
+def _made_of(table: str, columns: Sequence[Column]) -> dict[str, object]:
+    return {"table": table, "columns": {column.name: column.source_name for column in columns}}
+
+
+def is_of(declared: SourceTable) -> bool:
+    """Whether the newest snapshot is of the declared table, and has its columns in their types."""
+    table = catalog("ingest").load_table(declared.bronze)
+    made_of = json.loads(table.properties.get(MADE_OF, '{"table": null, "columns": {}}'))
+    types = {field.name: field.field_type for field in table.schema().fields}
+    return made_of["table"] == declared.qualified and all(
+        made_of["columns"].get(column.name) == column.source_name
+        and types.get(column.name) == bronze_type(column.type).iceberg
+        for column in declared.columns
+    )
 
 
 def _declare(table: Table, properties: dict[str, str]) -> None:

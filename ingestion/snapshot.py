@@ -6,96 +6,96 @@ streams what comes after it. Nothing at the source is locked.
 
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from threading import Event
 
 import psycopg
 from psycopg import sql
 from pyiceberg.table import Table as Iceberg
 
-from ingestion import bronze, piece
-from ingestion.piece import File, Piece, Taken
-from ingestion.source import Table, inspect, set_up
+from ingestion import bronze
+from ingestion.copy import Copied, Progress, copy
+from ingestion.source import Owner, prepare
 from lake import lag, source
 from lake.catalog import alone
 from lake.errors import LakeError
 from lake.manifest import SourceTable
 from lake.settings import settings
+from lake.source.inspection import Table, Trouble, inspect
 
-PAGES_PER_RANGE = 32_768  # 256 MiB of the source's table: one file of bronze
 SLOT_LSN = "lake.slot-lsn"
 """The property of `bronze.changes` that says, by its LSN, that the slot's bulk load is complete."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What one bulk load did. `rows` is by source table; `seconds` is wall time."""
+    """What one bulk load did: rows by source table, and the tables that it left out, and why.
 
-    lsn: int
+    `rows` is empty where bronze lacked nothing that could be copied. `seconds` is wall time.
+    """
+
     rows: dict[str, int]
+    suspended: tuple[Trouble, ...]
     seconds: float
-
-
-Loaded = tuple[int, dict[str, int]]
-"""The LSN of a load, and its rows by source table."""
-Progress = Callable[[str, int, int], None]
-"""Told a table's name, its pages copied and its pages in all."""
 
 
 def ingest(
     declared: list[SourceTable],
-    owner: Callable[[], psycopg.Connection] | None,
+    owner: Owner | None,
     progress: Progress,
     again: Sequence[str] = (),
-) -> Load | None:
+) -> Load:
     """Copy what bronze lacks of the declared tables, so that their changes go on from there.
 
     The first load leaves the slot for capture to stream from. A later one takes the tables that
-    were declared since, and those named in `again`, while capture and the source go on. What was
-    interrupted is finished by the next. Returns None where there was nothing to do.
+    were declared since, those that the source or the project has changed, and those named in
+    `again`, while capture and the source go on. What was interrupted is finished by the next. A
+    table that can't be captured is left out, and does not keep the others.
 
     `owner` opens a connection that may set up the source, where the lake has one.
 
-    Raises LakeError where the source is not as declared, its slot was lost, or `again` names a
-    table that is not declared.
+    Raises LakeError where nothing can be captured, the slot was lost, or `again` names a table that
+    is not declared or can't be captured.
     """
+    began = time.monotonic()
     with alone("lake ingest", "ingest"), source.connect() as connection:
-        tables = inspect(connection, declared)
-        named = _named(tables, again)
+        found = inspect(connection, declared)
         changes = bronze.create_changes()
         bronze.create_schema_changes()
-        slot = source.slot(connection)
         begun = changes.properties.get(SLOT_LSN)
+        named = _named(declared, again)
         if begun:
-            _check_slot(slot)
-            for table in tables:
-                if table in named or not table.published:  # remembered, should this be killed
-                    bronze.forget_snapshot(table.declared.bronze)
-        set_up(connection, tables, owner)
-        began = time.monotonic()
+            _check_slot(source.slot(connection))
+            missed = {trouble.table for trouble in found.troubles if trouble.misses_changes}
+            for table in declared:
+                if table in named or table.qualified in missed:
+                    bronze.forget_snapshot(table.bronze)  # remembered, should this be killed
+        found = prepare(connection, declared, found, owner)
+        for trouble in found.troubles:
+            if trouble.table in [table.qualified for table in named]:
+                raise LakeError(str(trouble))
         if begun:
-            lacking = [t for t in tables if not _is_loaded(t, int(begun))]
-            if not lacking:
-                return None
-            lsn, rows = _load_beside_capture(lacking, progress)
+            lacking = [table for table in found.tables if not _is_loaded(table, int(begun))]
+            copied = _load_beside_capture(lacking, progress) if lacking else Copied({}, ())
         else:
-            if slot:  # of a load that did not finish
+            if source.slot(connection):  # of a load that did not finish
                 connection.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
-            lsn, rows = _load_first(tables, changes, progress)
-    return Load(lsn, rows, time.monotonic() - began)
+            copied = _load_first(found.tables, changes, progress)
+        suspended = (*found.troubles, *copied.troubles)
+        for table in declared:
+            if table.qualified in [trouble.table for trouble in suspended]:
+                bronze.create_empty(table.bronze, table.columns)
+    return Load(copied.rows, suspended, time.monotonic() - began)
 
 
-def _named(tables: list[Table], names: Sequence[str]) -> list[Table]:
-    """The tables of those names, with or without their schema."""
-    known = {name: t for t in tables for name in (t.declared.name, t.declared.qualified)}
+def _named(declared: list[SourceTable], names: Sequence[str]) -> list[SourceTable]:
+    """The tables of those names: of their entries in the project, or at the source."""
+    known = {name: t for t in declared for name in (t.name, t.bronze[7:], t.qualified)}
     if unknown := [name for name in names if name not in known]:
         raise LakeError(
-            f"no table `{unknown[0]}` is declared: "
-            f"choose of {', '.join(t.declared.qualified for t in tables)}"
+            f"no table `{unknown[0]}` is declared: choose of "
+            f"{', '.join(table.qualified for table in declared)}"
         )
     return [known[name] for name in names]
 
@@ -105,16 +105,17 @@ def _check_slot(slot: source.Slot | None) -> None:
         state = "is gone" if slot is None else "was invalidated: its WAL is gone"
         raise LakeError(
             f"the slot `{settings().source.slot}` {state}, so changes were missed: "
-            "start over with `lake down --wipe` and `lake up`"
+            "take all tables anew with `lake ingest --from-scratch`"
         )
 
 
 def _is_loaded(table: Table, slot_lsn: int) -> bool:
+    """Whether the table's newest snapshot is one that changes go on from, of what is declared."""
     lsn = bronze.snapshot_lsn(table.declared.bronze)
-    return lsn is not None and lsn >= slot_lsn
+    return lsn is not None and lsn >= slot_lsn and bronze.is_of(table.declared)
 
 
-def _load_first(tables: list[Table], changes: Iceberg, progress: Progress) -> Loaded:
+def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress) -> Copied:
     """Load all tables under the slot that capture will stream from.
 
     If that fails, the slot is dropped, so that it holds back no WAL.
@@ -122,17 +123,17 @@ def _load_first(tables: list[Table], changes: Iceberg, progress: Progress) -> Lo
     name = settings().source.slot
     with _exported_snapshot(name) as (lsn, snapshot):
         try:
-            rows = _copy(tables, lsn, snapshot, progress)
+            copied = copy(tables, lsn, snapshot, progress)
         except BaseException:
             with source.connect() as connection:
                 connection.execute("select pg_drop_replication_slot(%s)", [name])
             raise
     with changes.transaction() as transaction:
         transaction.set_properties({SLOT_LSN: str(lsn)})
-    return lsn, rows
+    return copied
 
 
-def _load_beside_capture(tables: list[Table], progress: Progress) -> Loaded:
+def _load_beside_capture(tables: Sequence[Table], progress: Progress) -> Copied:
     """Load tables that are published by now, under a slot that goes with its connection.
 
     Making that slot waits for the transactions that are under way, so whatever its snapshot does
@@ -145,7 +146,7 @@ def _load_beside_capture(tables: list[Table], progress: Progress) -> Loaded:
         temporary = f"{settings().source.slot}_{uuid.uuid4().hex[:12]}"
         lsn, snapshot = held.enter_context(_exported_snapshot(temporary, temporary=True))
         lag.catch_up()  # so that who reads the snapshot finds other tables to be as late
-        return lsn, _copy(tables, lsn, snapshot, progress)
+        return copy(tables, lsn, snapshot, progress)
 
 
 @contextmanager
@@ -162,47 +163,3 @@ def _exported_snapshot(slot: str, *, temporary: bool = False) -> Iterator[tuple[
         _, consistent_point, snapshot, _ = row
         high, low = consistent_point.split("/")
         yield (int(high, 16) << 32) + int(low, 16), snapshot
-
-
-def _copy(tables: list[Table], lsn: int, snapshot: str, progress: Progress) -> dict[str, int]:
-    """Copy the tables, piece by piece, side by side; each is committed whole."""
-    taken = Taken(lsn, snapshot, datetime.now(UTC))
-    rows: dict[str, int] = {}
-    stop = Event()
-    with ThreadPoolExecutor(max_workers=settings().bulk_workers) as pool:
-        for table in tables:
-            location, copied = bronze.location(table.declared.bronze, table.columns), 0
-
-            def copied_file(one: Piece, table: Table = table, location: str = location) -> File:
-                if stop.is_set():
-                    raise InterruptedError
-                return piece.copy(table.columns, one, taken, location)
-
-            futures = [pool.submit(copied_file, one) for one in _pieces(table)]
-            try:
-                for future in _as_they_end(futures):
-                    future.result()
-                    copied += PAGES_PER_RANGE
-                    progress(table.declared.qualified, min(copied, table.pages), table.pages)
-            except BaseException:
-                stop.set()
-                raise
-            files = [file for file in (future.result() for future in futures) if file.rows]
-            rows[table.declared.qualified] = sum(file.rows for file in files)
-            files = files or [piece.mark_empty(table.columns, taken, location)]
-            paths = [file.path for file in files]
-            bronze.commit_snapshot(table.declared.bronze, table.columns, paths, lsn)
-    return rows
-
-
-def _pieces(table: Table) -> list[Piece]:
-    firsts = range(0, max(table.pages, 1), PAGES_PER_RANGE)
-    ends = [*firsts[1:], None]
-    return [Piece(table.identifier, *pages) for pages in zip(firsts, ends, strict=True)]
-
-
-def _as_they_end(futures: Iterable[Future[File]]) -> Iterator[Future[File]]:
-    pending = set(futures)
-    while pending:
-        done, pending = wait(pending, return_when=FIRST_EXCEPTION, timeout=0.2)
-        yield from done

@@ -129,13 +129,15 @@ def ingest(
             bars.update(tasks[table], completed=done, total=pages)
 
         load = ingest(source_tables(), postgres.source_owner(), show, again or ())
-    if load is None:
-        err.print("bronze is loaded already")
-    else:
+    if load.rows:
         rows = sum(load.rows.values())
         names = ", ".join(load.rows)
         err.print(f"{rows:,} rows of {names} in {load.seconds:.1f} s", highlight=False)
+    elif not load.suspended:
+        err.print("bronze is loaded already")
     lifecycle.start_capture()
+    if load.suspended:
+        raise LakeError("\n".join(f"suspended: {trouble}" for trouble in load.suspended))
 
 
 @cli.command(

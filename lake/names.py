@@ -1,14 +1,28 @@
-"""The qualified name of a source table as the lake writes it: `public.loan`, `"My Schema"."Tab"`.
+"""What the source names, as the lake writes it.
 
-A part is quoted where Postgres would fold or split it, and only there; keywords are not quoted, so
-that the name does not depend on the version of the source.
+A table by its qualified name, `public.loan` or `"My Schema"."Tab"`: a part is quoted where Postgres
+would fold or split it, and only there. Keywords are not quoted, so that the name does not depend on
+the version of the source. A column by a name that needs no quotes anywhere.
 """
 
 import re
+import unicodedata
+from collections.abc import Container, Sequence
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 _PART = r'([a-z_][a-z0-9_$]*|"(?:[^"]|"")+")'
 _QUALIFIED = re.compile(rf"{_PART}\.{_PART}", re.DOTALL)
+
+LAKE_NAME = re.compile(r"[a-z_][a-z0-9_]*")
+"""A name that means itself on every engine, whatever its quotes."""
+LANDED = frozenset({"_unheld", "_snapshot_lsn", "_ingested_at"})
+"""The columns of a table of bulk snapshots that are the lake's own."""
+OWN = LANDED | {
+    *("_commit_lsn", "_ordinal", "_committed_at", "_op", "_deleted", "_row_id", "_copies"),
+    *("op", "valid_from", "valid_to", "is_valid", "is_current"),
+    *("rule", "on_break", "run_id", "first_seen_at", "last_seen_at"),
+}
+"""The columns of any layer that are the lake's own, and no source's."""
 
 
 def qualified(schema: str, table: str) -> str:
@@ -31,3 +45,38 @@ def _written(part: str) -> str:
 
 def _read(part: str) -> str:
     return part[1:-1].replace('""', '"') if part.startswith('"') else part
+
+
+def lake_names(names: Sequence[str], taken: Container[str] = OWN) -> dict[str, str]:
+    """The name in the lake of each of a source's names: `CustomerId` is `customer_id`.
+
+    One that means itself everywhere is kept, unless it is `taken`; no two get the same.
+    """
+    kept = {name: name for name in names if LAKE_NAME.fullmatch(name) and name not in taken}
+    given = set(kept.values())
+    for name in names:
+        if name in kept:
+            continue
+        plain = readable = _readable(name)
+        if plain in taken:
+            plain = readable = f"source_{plain.strip('_')}"
+        number = 1
+        while plain in given or plain in taken:
+            number += 1
+            plain = f"{readable}_{number}"
+        kept[name] = plain
+        given.add(plain)
+    return {name: kept[name] for name in names}
+
+
+def _readable(name: str) -> str:
+    """A name in lower-case ASCII; a letter that has no equal there is `u` and its code."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    folded = unicodedata.normalize("NFKD", words).casefold()
+    letters = (
+        letter if letter.isascii() else f"_u{ord(letter):x}_"
+        for letter in folded
+        if not unicodedata.combining(letter)
+    )
+    plain = re.sub(r"_+", "_", re.sub(r"[^a-z0-9]", "_", "".join(letters))).strip("_")
+    return plain if plain[:1].isalpha() else f"_{plain}"

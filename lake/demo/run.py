@@ -101,7 +101,8 @@ def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None
     with at_work(options) as summary:
         with steps.step("copy it into bronze, while it works on") as said:
             load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
-            said.append(f"{sum(load.rows.values()):,} rows" if load else "done before")
+            rows = sum(load.rows.values())
+            said.append(f"{rows:,} rows" if rows else "done before")
         lifecycle.start_capture()
         publish(steps, "build, judge and publish, meanwhile")
     (worked,) = summary
