@@ -1,5 +1,6 @@
 """The whole way of a row: what the demo leaves behind, against the source and through faults."""
 
+import json
 import time
 from typing import Any
 
@@ -9,15 +10,17 @@ import pyarrow as pa
 from feature_repo import features
 from lake import lag
 from lake.catalog import catalog
-from lake.demo import proof, workload
-from lake.demo.run import Options, at_work, source
-from lake.stack import supervisor
+from lake.demo import workload
+from lake.demo.run import Options, at_work
+from lake.stack import supervisor, trino
+from lake.verify.report import TableReport
+from lake.verify.run import Options as Comparison
+from lake.verify.run import verify
 from tests.conftest import lake, soak, wait_for_another
 
 
-def differences() -> dict[str, tuple[int, int]]:
-    with source() as connection:
-        return proof.differences(connection)
+def verified() -> dict[str, TableReport]:
+    return {table.table: table for table in verify(Comparison()).tables}
 
 
 def contents(table: str) -> pa.Table:
@@ -30,11 +33,40 @@ def tables() -> list[str]:
 
 
 def test_silver_is_the_source_row_for_row_after_the_workload(demo: str) -> None:
-    found = differences()
+    found = verified()
     assert set(found) == {"public.loan", "public.loan_payment"}
-    for table, (rows, differing) in found.items():
-        assert rows > 1000, table
-        assert differing == 0, table
+    for table in found.values():
+        assert table.rows > 1000, table
+        assert (table.verdict, table.changes) == ("equal", 0), table
+
+
+def test_the_verb_says_so_and_finds_what_is_planted_on_a_branch(demo: str) -> None:
+    equal = lake("verify", "loan_payment")
+    assert equal.returncode == 0, equal.stderr
+    assert "public.loan_payment: " in equal.stdout
+    assert "rows, all equal in silver.loan_payments" in equal.stdout
+    made = lake("branch", "create", "planted")
+    assert made.returncode == 0, made.stderr
+    try:
+        trino.ask("update planted.silver.loans set credit_score = 1 where loan_id = 17")
+        trino.ask("delete from planted.silver.loans where loan_id = 18")
+        found = lake("--branch", "planted", "verify", "--json")
+        assert found.returncode == 1, found.stderr
+        loans, payments = json.loads(found.stdout)["tables"]
+        assert (payments["verdict"], loans["verdict"]) == ("equal", "different")
+        assert [(one["kind"], one["key"]) for one in loans["examples"]] == [
+            ("differing", {"loan_id": "17"}),
+            ("missing", {"loan_id": "18"}),
+        ]
+        assert '"1"' not in json.dumps(loans["examples"]), "no values unless asked for"
+        part = lake("--branch", "planted", "verify", "public.loan", "--bronze", "--sample", "0.5")
+        assert part.returncode == 0, part.stdout
+        assert "all equal in bronze.loan" in part.stdout
+    finally:
+        lake("branch", "drop", "planted")
+    unknown = lake("verify", "public.nothing")
+    assert unknown.returncode == 2
+    assert "choose of public.loan, public.loan_payment" in unknown.stderr
 
 
 def test_a_second_run_changes_nothing_and_publishes_nothing(demo: str) -> None:
@@ -78,9 +110,9 @@ def test_capture_killed_and_maintained_at_work_loses_nothing_and_doubles_nothing
     lag.catch_up()
     done = lake("run")
     assert done.returncode == 0, done.stderr
-    assert all(differing == 0 for _, differing in differences().values())
+    assert {table.verdict for table in verified().values()} == {"equal"}
     changes = catalog().load_table("bronze.changes").scan().to_arrow()
-    named = changes.group_by(["source_table", "lsn", "envelope"]).aggregate([])
+    named = changes.group_by(["commit_lsn", "ordinal"]).aggregate([])
     assert named.num_rows == changes.num_rows, "a change was landed twice"
 
 

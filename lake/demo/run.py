@@ -19,12 +19,15 @@ from lake.branches import publish as publishing
 from lake.branches.branch import pinned
 from lake.catalog import catalog
 from lake.credentials import credentials
-from lake.demo import memory, proof, report, workload
+from lake.demo import memory, report, workload
 from lake.demo.fill import fill
 from lake.errors import GateError, LakeError
 from lake.manifest import copy_project, source_tables
 from lake.settings import BUILT
 from lake.stack import lifecycle, postgres, supervisor
+from lake.verify.report import lines
+from lake.verify.run import Options as Comparison
+from lake.verify.run import verify
 
 if TYPE_CHECKING:
     from quality.finding import Report
@@ -78,7 +81,7 @@ def run(options: Options, console: Console) -> None:
         with memory.watched() as peak, source() as connection:
             land(steps, connection, options)
             freshness, judged = catch_up(steps)
-            compare(steps, connection)
+            compare(steps)
             serve(steps)
             break_a_model(steps)
             go_back(steps)
@@ -128,13 +131,13 @@ def catch_up(steps: Steps) -> "tuple[report.Freshness, Report]":
     return report.Freshness(in_bronze, time.monotonic() - stopped), judged
 
 
-def compare(steps: Steps, connection: psycopg.Connection) -> None:
+def compare(steps: Steps) -> None:
     """Compare silver with the source. Raises LakeError where a row differs."""
     with steps.step("compare silver with the source") as said:
-        compared = proof.differences(connection)
-        if wrong := {table: differing for table, (_, differing) in compared.items() if differing}:
-            raise LakeError(f"silver is not the source: {wrong} rows differ")
-        said.append(f"{sum(rows for rows, _ in compared.values()):,} rows, all equal")
+        found = verify(Comparison())
+        if found.exit_code:
+            raise LakeError("\n".join(["silver is not the source:", *lines(found)]))
+        said.append(f"{sum(table.rows for table in found.tables):,} rows, all equal")
 
 
 def serve(steps: Steps) -> None:
