@@ -57,9 +57,13 @@ class Rule(_Declared):
 
 
 class ColumnMeta(_Declared):
-    """What the lake reads of a column: `personal` says that it tells of a person."""
+    """What the lake reads of a column: `personal` says that it tells of a person.
+
+    `source_column` is its name at the source, where that is another one.
+    """
 
     personal: bool = False
+    source_column: str = ""
 
 
 class ColumnConfig(_Declared):
@@ -124,10 +128,15 @@ class Model(_Declared):
 
 
 class SourceMeta(_Declared):
-    """What the lake reads of a source's table: what it is at the source, and its key there."""
+    """What the lake reads of a source's table: what it is at the source, and its key there.
+
+    A key of no columns is that of a table without one. `truncate` is what a TRUNCATE of it does in
+    silver: its rows are deleted, or left as they are, or the build ends.
+    """
 
     source_table: Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")] = ""
-    key: list[str] = []
+    key: list[str] | None = None
+    truncate: Literal["apply", "ignore", "halt"] = "apply"
     volume: Limits | None = None
     freshness: Limits | None = None
 
@@ -416,9 +425,9 @@ def _of_source(
     meta, at = table.config.meta, (*where, "config", "meta")
     if meta.key and not meta.source_table:
         yield file.at((*at, "key"), f"{table.name}: a key, but no source_table that has it")
-    if meta.source_table and not meta.key:
+    if meta.source_table and meta.key is None:
         yield file.at(at, f"{table.name}: key must list the columns that are unique at the source")
-    for column in meta.key:
+    for column in meta.key or ():
         if column not in names:
             said = f"`{column}` is no column that it declares{_meant(column, names)}"
             yield file.at((*at, "key"), f"{table.name}.key: {said}")

@@ -4,13 +4,11 @@
     last versions, and of those the valid ones.
 -#}
 {% macro current_state(table, history=none) -%}
-{%- set snapshot = none if history else newest_snapshot(table) -%}
 {%- set key = declared_table(table).key %}
 with
 {%- if not history %}
 changes as (
-    {{ changelog(table, watermark(), snapshot) }}
-    {{ vanished(table, this, snapshot) if is_incremental() }}
+    {{ changelog(table, watermark(), newest_snapshot(table), this if is_incremental(), completed='current') }}
 ),
 {%- endif %}
 
@@ -31,8 +29,8 @@ latest as (
 
 select
     {{ columns_of(table) }},
-    _lsn,
-    _prior_commit_lsn,
+    _commit_lsn,
+    _ordinal,
     _committed_at,
     _ingested_at
 {{ from_merged('latest') }}
@@ -60,7 +58,7 @@ select
         select
             *,
             row_number() over (
-                partition by {{ quoted(key) }} order by _prior_commit_lsn desc, _lsn desc, _ingested_at
+                partition by {{ quoted(key) }} order by _commit_lsn desc, _ordinal desc
             ) as _nth
         from {{ relation }}
         {%- if single and not is_incremental() %}
@@ -79,10 +77,10 @@ select
 {%- endmacro %}
 
 
-{#- Whether the key of a row of a relation has a row that is not `single`, a condition. -#}
-{% macro has_company(relation, key, single) -%}
+{#- Whether the key of a row, of the same relation or `of` another, has a row in it that is not `single`, a condition. -#}
+{% macro has_company(relation, key, single, of=none) -%}
     exists (
         select 1 from {{ relation }} as company
-        where not ({{ single }}) and {{ same_key(key, 'company', relation) }}
+        where not ({{ single }}) and {{ same_key(key, 'company', of or relation) }}
     )
 {%- endmacro %}

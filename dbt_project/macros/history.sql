@@ -1,18 +1,15 @@
 {#-
     Every version of a source table's rows, with the time for which it held. A version is valid if it
     holds the rules of the model that `meta.history_of` names; what a bulk snapshot holds began with
-    the source's last write of it, where a column `written_at` tells that, and else when it was
-    landed. A change that was landed twice is one version.
+    the source's last write of it, where a column `written_at` tells that, and else when it was landed.
 -#}
 {% macro history(table, written_at='_ingested_at') -%}
 {%- set since, snapshot = watermark(), newest_snapshot(table) -%}
 {%- set key = declared_table(table).key -%}
-{%- set in_order -%}
-    partition by {{ quoted(key) }} order by _prior_commit_lsn, _lsn, _ingested_at desc
-{%- endset -%}
+{%- set known = versions_at(since, snapshot, key) if is_incremental() else none -%}
+{%- set in_order = 'over (partition by ' ~ quoted(key) ~ ' order by _commit_lsn, _ordinal)' -%}
 with changes as (
-    {{ changelog(table, since, snapshot) }}
-    {{ vanished(table, this, snapshot, 'is_current') if is_incremental() }}
+    {{ changelog(table, since, snapshot, known) }}
 ),
 
 versions as (
@@ -24,8 +21,8 @@ versions as (
             when _op = 'r' then least(coalesce({{ written_at }}, _ingested_at), _ingested_at)
             else coalesce(_committed_at, _ingested_at)
         end as valid_from,
-        _lsn,
-        _prior_commit_lsn,
+        _commit_lsn,
+        _ordinal,
         _committed_at,
         _ingested_at
     from changes
@@ -36,15 +33,13 @@ versions as (
         op,
         is_valid,
         valid_from,
-        _lsn,
-        _prior_commit_lsn,
+        _commit_lsn,
+        _ordinal,
         _committed_at,
         _ingested_at
-    from {{ this }} as known
+    from {{ known }} as known
     where
-        is_current
-        and (_prior_commit_lsn < {{ snapshot }} - 1 or not ({{ is_new(since) }})) -- others come again
-        and exists (
+        exists (
             select 1 from changes
             where {{ same_key(key, 'changes', 'known') }}
         )
@@ -54,8 +49,8 @@ versions as (
 followed as (
     select
         *,
-        lead(valid_from) over ({{ in_order }}) as next_from,
-        lead(_lsn) over ({{ in_order }}) as next_lsn
+        lead(valid_from) {{ in_order }} as next_from,
+        lead(_commit_lsn) {{ in_order }} is null as is_last
     from versions
     {%- if not is_incremental() %}
     where {{ has_company('versions', key, "op = 'r'") }}
@@ -63,7 +58,7 @@ followed as (
     select
         *,
         cast(null as {{ engine_type('timestamptz') }}) as next_from,
-        cast(null as bigint) as next_lsn
+        true as is_last
     from versions
     where not {{ has_company('versions', key, "op = 'r'") }}
     {%- endif %}
@@ -72,11 +67,10 @@ followed as (
 dated as (
     select
         *,
-        next_lsn is null and op <> 'd' as is_current,
+        is_last and op <> 'd' as is_current,
         case when op = 'd' then valid_from else next_from end as valid_to,
         false as _deleted
     from followed
-    where next_lsn is null or next_lsn <> _lsn
 )
 
 select
@@ -86,9 +80,24 @@ select
     is_current,
     valid_from,
     valid_to,
-    _lsn,
-    _prior_commit_lsn,
+    _commit_lsn,
+    _ordinal,
     _committed_at,
     _ingested_at
 {{ from_merged('dated') }}
+{%- endmacro %}
+
+
+{#-
+    The versions of this history that changes since a watermark come after: one for each row that was
+    there then. Where no replay goes back behind the last build, these are the current ones.
+-#}
+{% macro versions_at(since, snapshot, key) -%}
+    {%- if since < snapshot - 1 -%}
+    (select * from {{ this }} where is_current and _commit_lsn < {{ snapshot - 1 }})
+    {%- elif var('replay_from') is none -%}
+    (select * from {{ this }} where is_current)
+    {%- else -%}
+    (select * from ({{ last_of('(select * from ' ~ this ~ ' where _commit_lsn <= ' ~ since ~ ') as earlier', key) }}) as last_versions where op <> 'd')
+    {%- endif -%}
 {%- endmacro %}

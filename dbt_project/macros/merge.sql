@@ -1,6 +1,6 @@
 {#-
     One merge for both engines. A row of the source with `_deleted` true deletes its match; any
-    other replaces it, if one of `changed_by` (a config; `_lsn` unless told) differs; so what is
+    other replaces it, if one of `changed_by` (a config; the position unless given) differs; so what is
     applied twice changes nothing. Where nothing would change nothing is committed.
 -#}
 {% macro spark__get_merge_sql(target, source, unique_key, dest_columns, incremental_predicates) -%}
@@ -23,7 +23,7 @@
     {%- set keys = [unique_key] if unique_key is string else unique_key -%}
     {%- set match = predicates + [same_key(keys, 'source', 'target')] -%}
     {%- set changes = [] -%}
-    {%- for column in config.get('changed_by') or ['_lsn'] -%}
+    {%- for column in config.get('changed_by') or ['_commit_lsn', '_ordinal'] -%}
         {%- set column = adapter.quote(column) -%}
         {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
     {%- endfor -%}
@@ -93,7 +93,7 @@
 
 {#- A value that Spark has written as text, as what it was. -#}
 {% macro literal(value, type) -%}
-    cast('{{ value | replace('\\', '\\\\') | replace("'", "\\'") }}' as {{ type }})
+    cast({{ text_literal(value) }} as {{ type }})
 {%- endmacro %}
 
 

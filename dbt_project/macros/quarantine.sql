@@ -13,8 +13,8 @@
     first_seen_at,
     last_seen_at,
     run_id,
-    _lsn,
-    _prior_commit_lsn,
+    _commit_lsn,
+    _ordinal,
     _committed_at,
     _ingested_at
 {%- endset -%}
@@ -44,8 +44,8 @@ judged as (
         _ingested_at as first_seen_at,
         _ingested_at as last_seen_at,
         '{{ env_var("LAKE_BRANCH", "lake") }}' as run_id,
-        _lsn,
-        _prior_commit_lsn,
+        _commit_lsn,
+        _ordinal,
         _committed_at,
         _ingested_at,
         false as _deleted

@@ -63,7 +63,7 @@
     {%- if execute and of and is_incremental() and var('replay_from') is not none -%}
     update {{ this }} set is_valid = {{ holds_rules(of) }}
     where
-        _prior_commit_lsn >= {{ var('replay_from') }}
+        _commit_lsn > {{ var('replay_from') }}
         and is_valid <> ({{ holds_rules(of) }})
     {%- endif -%}
 {%- endmacro %}

@@ -10,6 +10,7 @@
     } -%}
     {%- set spaced = modules.re.sub('[ \n\t]+', ' ', declared.strip() | lower) -%}
     {%- set tight = modules.re.sub(' ?([(,)]) ?', '\\1', spaced) -%}
+    {%- set tight = modules.re.sub('^(time[a-z]*)[(][0-9][)] ?', '\\1 ', tight) | trim -%} {#- as without its precision -#}
     {{- aliases.get(tight, tight) | replace('decimal(', 'numeric(') -}}
 {%- endmacro %}
 
@@ -18,7 +19,7 @@
 {% macro engine_type(declared) -%}
     {%- set type = canonical_type(declared) -%}
     {%- set decimal = modules.re.fullmatch('numeric[(]([0-9]+),([0-9]+)[)]', type) -%}
-    {%- if decimal and decimal.group(1) | int <= 38 -%}
+    {%- if decimal and decimal.group(2) | int <= decimal.group(1) | int <= 38 -%}
         {{- type | replace('numeric', 'decimal') -}}
     {%- else -%}
         {%- set types = fromjson(engine_types()) -%}

@@ -1,10 +1,10 @@
 {#-
-    The LSN from which a model takes up changes: the last that it holds, whose transaction may
-    have landed in part. Taken as a number, not as a subquery, so that it prunes files.
+    The commit LSN up to which a model has taken everything up. Taken as a number, not as a subquery,
+    so that it prunes files.
     `dbt build --vars 'replay_from: 123'` takes up what came since 123 once more, and writes it even
     where it seems to be there: after a new snapshot, a new column, a changed rule.
 -#}
-{% macro watermark(column='_prior_commit_lsn') -%}
+{% macro watermark(column='_commit_lsn') -%}
     {%- if not (execute and is_incremental()) -%} {{- return(-1) -}} {%- endif -%}
     {%- set reached = scalar('select max(' ~ column ~ ') from ' ~ this, -1) -%}
     {%- set replay = var('replay_from') -%}
@@ -12,20 +12,38 @@
 {%- endmacro %}
 
 
-{#-
-    Whether a row that was landed is new to a model whose watermark is `since`. Of the transaction at
-    the watermark the model may have but a part, of a bulk snapshot it has all or nothing.
--#}
-{% macro is_new(since) -%}
-    _prior_commit_lsn >= {{ since }}
-    and (_prior_commit_lsn > {{ since }} or _committed_at is not null)
-{%- endmacro %}
+{#- Whether a row that was landed is new to a model whose watermark is `since`. -#}
+{% macro is_new(since) -%} _commit_lsn > {{ since }} {%- endmacro %}
 
 
-{#- The LSN of a source table's newest bulk snapshot; 0 where there is none. -#}
+{#- The LSN of a source table's newest bulk snapshot, which holds the transactions below it; 0 without one. -#}
 {% macro newest_snapshot(table) -%}
     {%- set bulk = source('bronze', table) -%}
     {{- return(scalar('select max(_snapshot_lsn) from ' ~ bulk, 0) if execute else 0) -}}
+{%- endmacro %}
+
+
+{#-
+    The commit LSN up to which every captured transaction is in bronze whole; -1 where none is. On a
+    branch it stands still, so it is asked for once in an invocation, and kept with dbt's graph.
+-#}
+{% macro complete_lsn() -%}
+    {%- if not execute or flags.INTROSPECT is false -%} {{- return(-1) -}} {%- endif -%}
+    {%- if 'complete_lsn' not in graph -%}
+        {%- set query = adapter.dispatch('complete_lsn_query')(source('bronze', 'changes')) -%}
+        {%- set values = run_query(query).columns[-1].values() -%}
+        {%- set number = values and modules.re.fullmatch('[0-9]+', values[0]) -%} {#- Spark says in words that it has none -#}
+        {%- do graph.update(complete_lsn=values[0] | int if number else -1) -%}
+    {%- endif -%}
+    {{- return(graph.complete_lsn) -}}
+{%- endmacro %}
+
+{% macro spark__complete_lsn_query(changes) -%}
+    show tblproperties {{ changes }} ('lake.complete-lsn')
+{%- endmacro %}
+{% macro trino__complete_lsn_query(changes) -%}
+    select value from {{ changes.database }}.{{ changes.schema }}."{{ changes.identifier }}$properties"
+    where key = 'lake.complete-lsn'
 {%- endmacro %}
 
 

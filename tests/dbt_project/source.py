@@ -61,15 +61,27 @@ PAYMENT: dict[str, IcebergType] = {
     "reference": StringType(),
     "details": StringType(),
 }
-SNAPSHOT: dict[str, IcebergType] = {"_snapshot_lsn": LongType(), "_ingested_at": TimestamptzType()}
+SNAPSHOT: dict[str, IcebergType] = {
+    "_snapshot_lsn": LongType(),
+    "_ingested_at": TimestamptzType(),
+    "_unheld": StringType(),
+}
 CHANGES: dict[str, IcebergType] = {
     "source_table": StringType(),
+    "op": StringType(),
+    "commit_lsn": LongType(),
+    "ordinal": LongType(),
     "lsn": LongType(),
-    "prior_commit_lsn": LongType(),
+    "xid": LongType(),
     "committed_at": TimestamptzType(),
     "ingested_at": TimestamptzType(),
-    "envelope": StringType(),
+    "key": StringType(),
+    "before": StringType(),
+    "after": StringType(),
+    "unchanged": StringType(),
 }
+COMPLETE_LSN = "lake.complete-lsn"
+KEYS = {"loan": ("loan_id",), "loan_payment": ("loan_id", "installment")}
 BREAKS: Table = [
     {"person_age": 144},
     {"person_age": 21, "person_emp_exp": 30},
@@ -96,50 +108,92 @@ FIRST_ID = 2**53 + 1  # where a float would be off by one
 
 @dataclass
 class Change:
-    """One change, and what capture lands of it."""
+    """One change, both rows whole, and what capture lands of it.
+
+    `is_full` is the table's REPLICA IDENTITY FULL. Without it the WAL has an old row's key alone,
+    and an update leaves the columns `unchanged` out.
+    """
 
     table: str
     op: str
     lsn: int
-    prior_commit_lsn: int
+    commit_lsn: int
+    ordinal: int
     committed_at: datetime
     ingested_at: datetime
     before: Row | None
     after: Row | None
+    is_full: bool
+    unchanged: tuple[str, ...] = ()
+
+    def key_of(self, row: Row) -> Row:
+        return {name: row[name] for name in KEYS[self.table]}
 
     @property
-    def row(self) -> Row:
-        row = self.before if self.op == "d" else self.after
-        assert row is not None
-        return row
+    def moves(self) -> bool:
+        """Whether it gives its row another key."""
+        return (
+            self.op == "u"
+            and self.before is not None
+            and self.after is not None
+            and self.key_of(self.before) != self.key_of(self.after)
+        )
 
     def landed(self) -> Row:
-        image = {"before": _wire(self.before), "after": _wire(self.after)}
-        tail = {"source": {"lsn": self.lsn, "schema": "public"}, "op": self.op, "ts_ms": 1}
+        before, after = self.before, self.after
+        if before and not self.is_full:
+            before = self.key_of(before) if self.op == "d" or self.moves else None
+        if after:
+            after = {name: value for name, value in after.items() if name not in self.unchanged}
+        row = self.after or self.before
         return {
             "source_table": f"public.{self.table}",
+            "op": self.op,
+            "commit_lsn": self.commit_lsn,
+            "ordinal": self.ordinal,
             "lsn": self.lsn,
-            "prior_commit_lsn": self.prior_commit_lsn,
+            "xid": self.commit_lsn % 1000,
             "committed_at": self.committed_at,
             "ingested_at": self.ingested_at,
-            "envelope": json.dumps(image | tail, ensure_ascii=self.lsn % 2 == 0),
+            "key": row and self._image(self.key_of(row)),
+            "before": before and self._image(before),
+            "after": after and self._image(after),
+            "unchanged": json.dumps(self.unchanged) if self.unchanged else None,
         }
 
+    def _image(self, row: Row) -> str:
+        texts = {name: printed(value) for name, value in row.items()}
+        return json.dumps(texts, ensure_ascii=self.lsn % 2 == 0)
 
-def _wire(row: Row | None) -> Row | None:
-    """A row image as Debezium writes it."""
-    return None if row is None else {name: _wire_value(value) for name, value in row.items()}
 
-
-def _wire_value(value: object) -> object:
+def printed(value: object) -> str | None:
+    """A value as the text that Postgres prints; decimals here have two places."""
     match value:
+        case None:
+            return None
+        case bool():
+            return "t" if value else "f"
         case Decimal():
-            return str(value)
+            return f"{value:.2f}"
         case datetime():
-            return value.isoformat().replace("+00:00", "Z")
-        case date():
-            return (value - date(1970, 1, 1)).days
-    return value
+            written = value.astimezone(UTC).isoformat(" ").removesuffix("+00:00")
+            return (written.rstrip("0") if "." in written else written) + "+00"
+    return str(value)
+
+
+def message(commit_lsn: int, at: datetime) -> Row:
+    """A heartbeat as it is landed."""
+    return dict.fromkeys(CHANGES) | {
+        "source_table": "message",
+        "op": "m",
+        "commit_lsn": commit_lsn,
+        "ordinal": 1,
+        "lsn": commit_lsn,
+        "committed_at": at,
+        "ingested_at": at,
+        "key": '{"prefix": "lake.heartbeat"}',
+        "after": '{"content": "\\\\x"}',
+    }
 
 
 @dataclass
@@ -147,12 +201,13 @@ class Source:
     """A source database with a random life, and the WAL of it."""
 
     random: random.Random
+    is_full: bool = False
     lsn: int = 1_000
-    commit_lsn: int = 1_000
     now: datetime = BEGAN
     loans: dict[int, Row] = field(default_factory=dict)
     payments: dict[tuple[int, int], Row] = field(default_factory=dict)
     wal: list[Change] = field(default_factory=list)
+    transaction: list[Change] = field(default_factory=list)
     next_id: int = FIRST_ID
 
     def loan(self) -> Row:
@@ -193,26 +248,44 @@ class Source:
 
     def live(self, transactions: int) -> None:
         """That many transactions, of one to five statements."""
+        common = [self.insert, self._update, self._break, self._pay] * 4
+        rare = [self._delete, self._rename, self._rename, self._note, self._move_payment]
         for _ in range(transactions):
-            self.now += timedelta(milliseconds=self.random.choice([0, 1, 60_000]))
             for _ in range(self.random.randint(1, 5)):
-                self.random.choice(
-                    [self.insert, self._update, self._break, self._pay] * 3
-                    + [self._delete, self._rename]
-                )()
-            self.commit_lsn = self._advance()
+                statement = self.random.choice(common + rare)
+                (statement if self.loans else self.insert)()
+            if self.random.random() < 0.03:
+                self.truncate_payments()
+            self.commit()
+
+    def commit(self) -> int:
+        """Commit what was written; returns the commit's LSN."""
+        self.now += timedelta(milliseconds=self.random.choice([0, 1, 60_000]))
+        commit_lsn = self._advance()
+        for ordinal, change in enumerate(self.transaction, 1):
+            change.commit_lsn, change.ordinal = commit_lsn, ordinal
+            change.committed_at, change.ingested_at = self.now, self.now + timedelta(seconds=1)
+        self.wal += self.transaction
+        self.transaction = []
+        return commit_lsn
 
     def _advance(self) -> int:
         self.lsn += self.random.randint(8, 400)
         return self.lsn
 
-    def _log(self, table: str, op: str, before: Row | None, after: Row | None, lsn: int) -> None:
-        landed_at = self.now + timedelta(seconds=1)
-        self.wal.append(Change(table, op, lsn, self.commit_lsn, self.now, landed_at, before, after))
+    def _log(self, table: str, op: str, before: Row | None, after: Row | None) -> None:
+        unchanged: tuple[str, ...] = ()
+        if before and after and not self.is_full:
+            same = [n for n, value in after.items() if value == before[n] and n not in KEYS[table]]
+            long = [n for n in same if isinstance(after[n], str)]
+            unchanged = tuple(n for n in long if self.random.random() < 0.5)
+        images = before, after, self.is_full, unchanged
+        change = Change(table, op, self._advance(), 0, 0, self.now, self.now, *images)
+        self.transaction.append(change)
 
     def _write_loan(self, before: Row | None, after: Row) -> None:
         self.loans[after["loan_id"]] = after
-        self._log("loan", "u" if before else "c", before, after, self._advance())
+        self._log("loan", "u" if before else "c", before, after)
 
     def insert(self) -> None:
         self._write_loan(None, self.loan())
@@ -228,36 +301,56 @@ class Source:
     def _delete(self) -> None:
         loan_id = self.random.choice(list(self.loans))
         for key in [key for key in self.payments if key[0] == loan_id]:
-            self._log("loan_payment", "d", self.payments.pop(key), None, self._advance())
-        self._log("loan", "d", self.loans.pop(loan_id), None, self._advance())
+            self._log("loan_payment", "d", self.payments.pop(key), None)
+        self._log("loan", "d", self.loans.pop(loan_id), None)
 
     def _rename(self) -> None:
-        """A key change: a delete and an insert at one LSN."""
+        """Give a loan another key, perhaps one that a loan had before."""
         before = self.loans.pop(self.random.choice(list(self.loans)))
-        after = before | {"loan_id": self.loan()["loan_id"]}
-        self.loans[after["loan_id"]] = after
-        lsn = self._advance()
-        self._log("loan", "d", before, None, lsn)
-        self._log("loan", "c", None, after, lsn)
+        had = [c.before["loan_id"] for c in self.wal if c.before and c.table == "loan"]
+        free = [loan_id for loan_id in had if loan_id not in self.loans]
+        loan_id = self.random.choice(free) if free and self.random.random() < 0.5 else None
+        self._write_loan(before, before | {"loan_id": loan_id or self.loan()["loan_id"]})
 
     def _pay(self) -> None:
         key = self.random.choice(list(self.loans)), self.random.randint(1, 3)
         before = self.payments.get(key)
         if before and self.random.random() < 0.3:
-            self._log("loan_payment", "d", self.payments.pop(key), None, self._advance())
+            self._log("loan_payment", "d", self.payments.pop(key), None)
             return
         self.payments[key] = after = self.payment(*key)
-        self._log("loan_payment", "u" if before else "c", before, after, self._advance())
+        self._log("loan_payment", "u" if before else "c", before, after)
 
-    def truncate(self) -> None:
-        """Truncate the loans; what the source holds of them is of no matter then."""
-        self._log("loan", "t", None, None, self._advance())
+    def _note(self) -> None:
+        """Update a payment in one column, and leave its texts as they are."""
+        if self.payments:
+            key = self.random.choice(list(self.payments))
+            before, paid = self.payments[key], {"paid_at": self.now}
+            self.payments[key] = before | paid
+            self._log("loan_payment", "u", before, before | paid)
+
+    def _move_payment(self) -> None:
+        """Give a payment another number, which is part of its key."""
+        for key in self.random.sample(list(self.payments), min(3, len(self.payments))):
+            other = key[0], self.random.randint(1, 6)
+            if other not in self.payments:
+                before = self.payments.pop(key)
+                self.payments[other] = after = before | {"installment": other[1]}
+                self._log("loan_payment", "u", before, after)
+
+    def truncate_payments(self) -> None:
+        self.payments.clear()
+        self._log("loan_payment", "t", None, None)
+
+    def truncate_loans(self) -> None:
+        """Truncate the loans, and nothing else: no foreign key is kept here."""
+        self.loans.clear()
+        self._log("loan", "t", None, None)
 
     def snapshot(self) -> tuple[int, datetime]:
-        """Where and when a bulk snapshot of it is taken."""
+        """Where and when a bulk snapshot is taken: it holds what was committed below that LSN."""
         self.now += timedelta(minutes=1)
-        self.commit_lsn = self._advance()
-        return self.commit_lsn, self.now
+        return self._advance(), self.now
 
 
 def _schema(columns: dict[str, IcebergType]) -> Schema:
@@ -266,19 +359,33 @@ def _schema(columns: dict[str, IcebergType]) -> Schema:
     )
 
 
-def create_bronze() -> None:
-    """Make the tables of bronze, empty."""
+def create_bronze(tables: dict[str, dict[str, IcebergType]] | None = None) -> None:
+    """Make the tables of bronze, empty; `tables` beside those of the project."""
     catalog().create_namespace_if_not_exists(BRONZE)
     by_table = PartitionSpec(PartitionField(1, 1000, IdentityTransform(), "source_table"))
     catalog().create_table(f"{BRONZE}.changes", _schema(CHANGES), partition_spec=by_table)
-    catalog().create_table(f"{BRONZE}.loan", _schema(LOAN | SNAPSHOT))
-    catalog().create_table(f"{BRONZE}.loan_payment", _schema(PAYMENT | SNAPSHOT))
+    for name, columns in {"loan": LOAN, "loan_payment": PAYMENT, **(tables or {})}.items():
+        catalog().create_table(f"{BRONZE}.{name}", _schema(columns | SNAPSHOT))
 
 
 def append(name: str, rows: Table) -> None:
     """Land rows in a table of bronze."""
     table = catalog().load_table(f"{BRONZE}.{name}")
     table.append(pa.Table.from_pylist(rows, schema=table.schema().as_arrow()))
+
+
+def land(rows: Table, complete_lsn: int | None) -> None:
+    """Land changes, and up to where all are whole, in one commit."""
+    table = catalog().load_table(f"{BRONZE}.changes")
+    with table.transaction() as transaction:
+        transaction.append(pa.Table.from_pylist(rows, schema=table.schema().as_arrow()))
+        if complete_lsn is not None:
+            transaction.set_properties({COMPLETE_LSN: str(complete_lsn)})
+
+
+def whole(wal: list[Change], landed: int) -> int:
+    """The commit LSN up to which all is landed, where so many changes of a WAL are."""
+    return wal[landed].commit_lsn - 1 if landed < len(wal) else wal[-1].commit_lsn
 
 
 def land_snapshot(source: Source) -> tuple[int, datetime]:

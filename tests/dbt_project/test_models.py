@@ -25,9 +25,11 @@ from tests.dbt_project.source import (
     Row,
     Source,
     Table,
-    append,
     create_bronze,
+    land,
     land_snapshot,
+    message,
+    whole,
 )
 
 BRANCH, SUFFIX, AFRESH = "oracle", "_oracle", "_oracle_afresh"
@@ -57,7 +59,12 @@ GONE = "rate_plausible"
 
 
 def _build(
-    target_path: Path, suffix: str = SUFFIX, project: Path = PROJECT, **more: object
+    target_path: Path,
+    suffix: str = SUFFIX,
+    project: Path = PROJECT,
+    *,
+    full_refresh: bool = False,
+    **more: object,
 ) -> None:
     variables = json.dumps({"bronze": BRONZE, "layer_suffix": suffix, **more})
     where = {
@@ -68,9 +75,10 @@ def _build(
         "--log-path": str(target_path),
         "--log-level-file": "none",
     }
-    done = dbtRunner().invoke(
-        ["--quiet", "run", *(word for pair in where.items() for word in pair)]
-    )
+    options = [word for pair in where.items() for word in pair]
+    if full_refresh:
+        options.append("--full-refresh")
+    done = dbtRunner().invoke(["--quiet", "run", *options])
     messages = [node.message for node in getattr(done.result, "results", ())]
     assert done.success, done.exception or "\n".join(filter(None, messages))
 
@@ -98,8 +106,8 @@ class Version:
 
     op: str
     row: Row
-    lsn: int
-    prior_commit_lsn: int
+    commit_lsn: int
+    ordinal: int
     committed_at: datetime | None
     ingested_at: datetime
     valid_from: datetime
@@ -116,30 +124,49 @@ class Oracle:
     """Everything that was landed, replayed in order."""
 
     histories: dict[int, list[Version]] = field(default_factory=lambda: defaultdict(list))
-    payments: dict[tuple[int, int], tuple[Row, int]] = field(default_factory=dict)
+    payments: dict[tuple[int, int], tuple[Row, int, int]] = field(default_factory=dict)
+    reached: int = -1
 
     def take(self, loans: Table, payments: Table, lsn: int, taken_at: datetime) -> None:
         """A bulk snapshot: what it does not hold is gone."""
         held = {row["loan_id"] for row in loans}
-        for loan_id, versions in self.histories.items():
-            if loan_id not in held and versions[-1].op != "d":
-                row = versions[-1].row
-                self._add(Version("d", row, lsn - 1, lsn - 1, None, taken_at, taken_at))
+        for row in self._current():
+            if row["loan_id"] not in held:
+                self._add(Version("d", row, lsn - 1, 0, None, taken_at, taken_at))
         for row in loans:
             since = min(row["updated_at"], taken_at)
-            self._add(Version("r", row, lsn - 1, lsn - 1, None, taken_at, since))
-        self.payments = {(p["loan_id"], p["installment"]): (p, lsn - 1) for p in payments}
+            self._add(Version("r", row, lsn - 1, 0, None, taken_at, since))
+        self.payments = {(p["loan_id"], p["installment"]): (p, lsn - 1, 0) for p in payments}
+        self.reached = lsn - 1
 
-    def apply(self, changes: list[Change]) -> None:
-        for c in changes:
-            if c.table == "loan_payment":
-                key = c.row["loan_id"], c.row["installment"]
-                self.payments[key] = (c.row, c.lsn)
-                if c.op == "d":
-                    del self.payments[key]
-                continue
-            at = c.prior_commit_lsn, c.committed_at, c.ingested_at, c.committed_at
-            self._add(Version(c.op, c.row, c.lsn, *at))
+    def apply(self, wal: list[Change], complete_lsn: int) -> None:
+        """The changes since the last that were applied, up to a commit LSN."""
+        for c in wal:
+            if self.reached < c.commit_lsn <= complete_lsn:
+                (self._apply_payment if c.table == "loan_payment" else self._apply_loan)(c)
+        self.reached = max(self.reached, complete_lsn)
+
+    def _apply_loan(self, c: Change) -> None:
+        at = c.commit_lsn, c.ordinal, c.committed_at, c.ingested_at, c.committed_at
+        gone = self._current() if c.op == "t" else []
+        if c.before and (c.op == "d" or c.moves):
+            gone = [c.before]
+        for row in gone:
+            self._add(Version("d", row, *at))
+        if c.after:
+            self._add(Version(c.op, c.after, *at))
+
+    def _apply_payment(self, c: Change) -> None:
+        if c.op == "t":
+            self.payments.clear()
+        if c.before:
+            del self.payments[c.before["loan_id"], c.before["installment"]]
+        if c.after:
+            key = c.after["loan_id"], c.after["installment"]
+            self.payments[key] = (c.after, c.commit_lsn, c.ordinal)
+
+    def _current(self) -> Table:
+        return [h[-1].row for h in self.histories.values() if h[-1].op != "d"]
 
     def judge_by(self, rules: dict[str, Callable[[Row], bool]]) -> None:
         """Judge all that was landed by other rules."""
@@ -168,7 +195,10 @@ class Oracle:
                 for name, rule in v.rules.items()
                 if not rule(v.row)
             ],
-            "silver.loan_payments": [row | {"_lsn": lsn} for row, lsn in self.payments.values()],
+            "silver.loan_payments": [
+                row | {"_commit_lsn": commit_lsn, "_ordinal": ordinal}
+                for row, commit_lsn, ordinal in self.payments.values()
+            ],
             "gold.fct_loans": [self._fact(v) for v in valid],
             "gold.agg_loan_approvals": self._approvals(valid),
             "gold.ftr_loans": self._features(),
@@ -190,8 +220,10 @@ class Oracle:
 
     def _fact(self, version: Version) -> Row:
         loan_id, status = version.row["loan_id"], version.row["loan_status"]
-        own = [(p, lsn) for (owner, _), (p, lsn) in self.payments.items() if owner == loan_id]
-        paid = [p for p, _ in own if p["paid_at"] is not None]
+        mine = [held for (owner, _), held in self.payments.items() if owner == loan_id]
+        own = [p for p, *_ in mine]
+        paid = [p for p in own if p["paid_at"] is not None]
+        position = max(((*at,) for _, *at in mine), default=(None, None))
         decided = [
             v.valid_from
             for v in self.histories[loan_id]
@@ -205,10 +237,11 @@ class Oracle:
             "installments": len(own),
             "installments_paid": len(paid),
             "installments_paid_late": sum(p["paid_at"].date() > p["due_on"] for p in paid),
-            "scheduled_amount": sum((p["amount"] for p, _ in own), Decimal(0)),
+            "scheduled_amount": sum((p["amount"] for p in own), Decimal(0)),
             "paid_amount": sum((p["amount"] for p in paid), Decimal(0)),
-            "next_due_on": min((p["due_on"] for p, _ in own if not p["paid_at"]), default=None),
-            "_payments_lsn": max((lsn for _, lsn in own), default=None),
+            "next_due_on": min((p["due_on"] for p in own if not p["paid_at"]), default=None),
+            "_payments_commit_lsn": position[0],
+            "_payments_ordinal": position[1],
         }
 
     def _approvals(self, valid: list[Version]) -> Table:
@@ -247,7 +280,8 @@ class Oracle:
                 "loan_amnt": float(v.row["loan_amnt"]),
                 "has_previous_default": int(v.row["previous_loan_defaults_on_file"]),
                 "home_ownership": v.row["person_home_ownership"],
-                "_lsn": v.lsn,
+                "_commit_lsn": v.commit_lsn,
+                "_ordinal": v.ordinal,
             }
             for (loan_id, at), v in last.items()
             if v.op != "d" and v.holds
@@ -260,8 +294,8 @@ def _on_break(rule: str) -> str:
 
 def _marks(version: Version) -> Row:
     return {
-        "_lsn": version.lsn,
-        "_prior_commit_lsn": version.prior_commit_lsn,
+        "_commit_lsn": version.commit_lsn,
+        "_ordinal": version.ordinal,
         "_committed_at": version.committed_at,
         "_ingested_at": version.ingested_at,
     }
@@ -284,7 +318,7 @@ def _plain(value: object) -> object:
 
 def _assert_as_expected(oracle: Oracle) -> None:
     for name, rows in oracle.expected().items():
-        columns = sorted(rows[0]) if rows else ["_prior_commit_lsn"]
+        columns = sorted(rows[0]) if rows else ["_commit_lsn"]
         _assert_same(name, _read(name), rows, columns)
 
 
@@ -315,18 +349,19 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
     for loan_id in list(source.loans)[:20]:
         source.payments[loan_id, 1] = source.payment(loan_id, 1)
     oracle.take([*source.loans.values()], [*source.payments.values()], *land_snapshot(source))
-    _build(tmp_path)
+    _build(tmp_path)  # before anything is captured
     _assert_as_expected(oracle)
 
     landed = 0
-    for transactions in (30, 50):
+    for transactions, is_full in ((40, False), (40, True), (40, False)):
+        source.is_full = is_full
         source.live(transactions)
-        until = len(source.wal) - source.random.randint(0, 3)  # a transaction may land in part
-        again = max(0, landed - 20)  # part of what was landed before comes once more
-        append("changes", [change.landed() for change in source.wal[again:until]])
-        append("changes", [change.landed() for change in source.wal[landed:until]])
-        oracle.apply(source.wal[landed:until])
+        until = len(source.wal) - source.random.randint(0, 4)  # a transaction may land in part
+        complete_lsn = whole(source.wal, until)
+        beat = message(complete_lsn, source.now)
+        land([*(c.landed() for c in source.wal[landed:until]), beat], complete_lsn)
         landed = until
+        oracle.apply(source.wal, complete_lsn)
         _build(tmp_path)
         _assert_as_expected(oracle)
 
@@ -334,8 +369,8 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
     _build(tmp_path)
     assert _snapshots() == before, "building twice commits nothing"
 
-    append("changes", [change.landed() for change in source.wal[landed:]])
-    oracle.apply(source.wal[landed:])
+    land([c.landed() for c in source.wal[landed:]], source.wal[-1].commit_lsn)
+    oracle.apply(source.wal, source.wal[-1].commit_lsn)
     _build(tmp_path)
     _build(tmp_path, AFRESH)
     for name in oracle.expected():
@@ -343,10 +378,20 @@ def test_incremental_runs_a_full_refresh_and_a_replay_in_python_agree(
         columns = sorted(set(_read(name)[0]) - own_to_a_run)
         _assert_same(name, _read(name), _read(name, AFRESH), columns)
 
-    # The slot is lost: what happens meanwhile is seen by a new snapshot only.
+    # Taken up once more from within: each version goes on from the one before it.
+    _build(tmp_path, replay_from=source.wal[len(source.wal) // 2].commit_lsn)
+    _assert_as_expected(oracle)
+
+    # The slot is lost: what happens meanwhile is seen by a new snapshot only, and lands too late.
+    missed = len(source.wal)
     source.live(30)
     lsn, taken_at = land_snapshot(source)
     oracle.take([*source.loans.values()], [*source.payments.values()], lsn, taken_at)
+    _build(tmp_path)
+    _assert_as_expected(oracle)
+    source.live(10)
+    land([c.landed() for c in source.wal[missed:]], source.wal[-1].commit_lsn)
+    oracle.apply(source.wal, source.wal[-1].commit_lsn)
     _build(tmp_path)
     _assert_as_expected(oracle)
 
@@ -371,30 +416,57 @@ def _with_other_rules(where: Path) -> Path:
     return copied
 
 
-def test_a_truncate_ends_the_build_until_a_snapshot_is_taken_if_only_of_no_rows(
+def test_a_truncate_deletes_every_row_that_was_there_or_none_or_ends_the_build_as_declared(
     branched: None, tmp_path: Path
 ) -> None:
     source, oracle = Source(random.Random(20261125)), Oracle()
-    row = source.loan()
-    source.loans[row["loan_id"]] = row
-    oracle.take([row], [], *land_snapshot(source))
+    for _ in range(3):
+        row = source.loan()
+        source.loans[row["loan_id"]] = row
+    oracle.take([*source.loans.values()], [], *land_snapshot(source))
     _build(tmp_path)
-    _assert_as_expected(oracle)
-    source.truncate()
-    append("changes", [change.landed() for change in source.wal])
-    with pytest.raises(AssertionError, match=r"run `lake ingest --again public\.loan`") as ended:
-        _build(tmp_path)
-    assert "stacktrace" not in str(ended.value), "what Java called is of no use to an analyst"
-    _assert_as_expected(oracle)
 
-    source.loans.clear()
-    oracle.take([], [], *land_snapshot(source))
-    _build(tmp_path)
-    _assert_as_expected(oracle)
-    landed = len(source.wal)
+    source.live(5)
     source.insert()
-    append("changes", [change.landed() for change in source.wal[landed:]])
-    oracle.apply(source.wal[landed:])
+    before = {*source.loans}
+    source.truncate_loans()
+    source.insert()
+    source.commit()
+    source.insert()
+    source.truncate_loans()
+    source.truncate_loans()
+    source.insert()
+    complete_lsn = source.commit()
+    land([c.landed() for c in source.wal], complete_lsn)
+
+    with pytest.raises(AssertionError, match=r"run `lake ingest --again public\.loan`"):
+        _build(tmp_path, project=_with_truncate("halt", tmp_path / "halt"))
+    ignored = _with_truncate("ignore", tmp_path / "ignore")
+    _build(tmp_path, project=ignored, suffix=AFRESH)
+    versions = _read("silver.loans_history", AFRESH)
+    assert before <= {row["loan_id"] for row in versions if row["is_current"]}
     _build(tmp_path)
+    oracle.apply(source.wal, complete_lsn)
     _assert_as_expected(oracle)
     assert len(_read("silver.loans")) == 1
+    _build(tmp_path, AFRESH, full_refresh=True)
+    for name in ("silver.loans", "silver.loans_history"):
+        _assert_same(name, _read(name, AFRESH), _read(name), sorted(_read(name)[0]))
+
+    # A new snapshot may have no rows.
+    source.loans.clear()
+    oracle.take([], [*source.payments.values()], *land_snapshot(source))
+    _build(tmp_path)
+    _assert_as_expected(oracle)
+    assert not _read("silver.loans")
+
+
+def _with_truncate(policy: str, where: Path) -> Path:
+    """A copy of the project that declares what a TRUNCATE of the loans does."""
+    copied = copy_project(where / "dbt_project")
+    yml = copied / "models" / "bronze" / "bronze.yml"
+    key = "meta: {source_table: public.loan, key: [loan_id]"
+    declared = yml.read_text()
+    assert declared.count(f"{key}}}") == 1
+    yml.write_text(declared.replace(f"{key}}}", f"{key}, truncate: {policy}}}"))
+    return copied

@@ -1,7 +1,7 @@
 {{
     config(
         unique_key=['applied_month', 'loan_intent'],
-        changed_by=['applications', 'decided', 'approved', 'requested_amount', 'approved_amount', '_prior_commit_lsn'],
+        changed_by=['applications', 'decided', 'approved', 'requested_amount', 'approved_amount', '_commit_lsn'],
     )
 }}
 
@@ -32,7 +32,7 @@ by_day as ( -- first, since to round every loan's time to its month is slow
         count(case when is_approved then 1 end) as approved,
         sum(loan_amnt) as requested_amount,
         sum(case when is_approved then loan_amnt else 0 end) as approved_amount,
-        max(_prior_commit_lsn) as _prior_commit_lsn
+        max(_commit_lsn) as _commit_lsn
     from {{ ref('fct_loans') }}
     group by cast(applied_at as date), loan_intent
 ),
@@ -46,7 +46,7 @@ by_month as (
         sum(approved) as approved,
         sum(requested_amount) as requested_amount,
         sum(approved_amount) as approved_amount,
-        max(_prior_commit_lsn) as _prior_commit_lsn
+        max(_commit_lsn) as _commit_lsn
     from by_day
     group by cast(date_trunc('month', applied_on) as date), loan_intent
 ),
@@ -60,7 +60,7 @@ rated as (
         by_month.approved,
         by_month.requested_amount,
         by_month.approved_amount,
-        by_month._prior_commit_lsn,
+        by_month._commit_lsn,
         cast(by_month.approved as double) / nullif(by_month.decided, 0) as approval_rate,
         by_month.applications is null as _deleted
     from touched
@@ -79,5 +79,5 @@ select
     approval_rate,
     cast(requested_amount as decimal(18, 2)) as requested_amount,
     cast(approved_amount as decimal(18, 2)) as approved_amount,
-    _prior_commit_lsn
+    _commit_lsn
 {{ from_merged('rated') }}

@@ -1,8 +1,10 @@
-{% set settled = ['_lsn', '_payments_lsn', 'installments', 'installments_paid', 'scheduled_amount', 'paid_amount'] %}
-{{ config(unique_key='loan_id', changed_by=settled) }}
+{% set position = ['_commit_lsn', '_ordinal', '_payments_commit_lsn', '_payments_ordinal'] %}
+{% set settled = ['installments', 'installments_paid', 'scheduled_amount', 'paid_amount'] %}
+{{ config(unique_key='loan_id', changed_by=position + settled) }}
 
-{% set since, payments_since = watermark(), watermark('_payments_prior_commit_lsn') %}
+{% set since, payments_since = watermark(), watermark('_payments_commit_lsn') %}
 {% set payments_snapshot = newest_snapshot('loan_payment') %}
+{% set payments_truncated = 'truncate' in change_kinds('loan_payment', payments_since, payments_snapshot) %}
 
 with history as (
     select * from {{ ref('loans_history') }}
@@ -20,11 +22,11 @@ touched as (
     select loan_id from payments
     where {{ is_new(payments_since) }}
     union -- installments that are gone
-    select loan_id from ({{ changelog('loan_payment', payments_since, payments_snapshot) }}) as changes
+    select loan_id from ({{ changelog('loan_payment', payments_since, payments_snapshot, completed='none') }}) as changes
     where _op = 'd'
     union
     select loan_id from {{ this }}
-    where _payments_prior_commit_lsn < {{ payments_snapshot }} - 1
+    where _payments_commit_lsn < {{ payments_snapshot }} - 1 {{ 'or installments > 0' if payments_truncated }}
     {% endif %}
 ),
 
@@ -56,8 +58,8 @@ settlements as (
         sum(amount) as scheduled_amount,
         sum(case when paid_at is not null then amount else 0 end) as paid_amount,
         min(case when paid_at is null then due_on end) as next_due_on,
-        max(_lsn) as _payments_lsn,
-        max(_prior_commit_lsn) as _payments_prior_commit_lsn
+        max(_commit_lsn) as _payments_commit_lsn,
+        max_by(_ordinal, (_commit_lsn, _ordinal)) as _payments_ordinal
     from payments
     where loan_id in (select touched.loan_id from touched)
     group by loan_id
@@ -87,8 +89,8 @@ facts as (
         coalesce(settlements.scheduled_amount, 0) as scheduled_amount,
         coalesce(settlements.paid_amount, 0) as paid_amount,
         settlements.next_due_on,
-        settlements._payments_lsn,
-        settlements._payments_prior_commit_lsn,
+        settlements._payments_commit_lsn,
+        settlements._payments_ordinal,
         touched.loan_id as touched_id,
         loans.loan_id is null as _deleted
     from touched
@@ -111,10 +113,10 @@ select
     cast(scheduled_amount as decimal(18, 2)) as scheduled_amount,
     cast(paid_amount as decimal(18, 2)) as paid_amount,
     next_due_on,
-    _lsn,
-    _prior_commit_lsn,
+    _commit_lsn,
+    _ordinal,
     _committed_at,
     _ingested_at,
-    _payments_lsn,
-    _payments_prior_commit_lsn
+    _payments_commit_lsn,
+    _payments_ordinal
 {{ from_merged('facts') }}

@@ -33,6 +33,6 @@ select
     person_education,
     person_home_ownership as home_ownership,
     loan_intent,
-    _lsn,
-    _prior_commit_lsn
+    _commit_lsn,
+    _ordinal
 {{ from_merged('features') }}
