@@ -5,16 +5,26 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import chain, count
 
-from pyiceberg.exceptions import ResolveError
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
-from pyiceberg.schema import Schema, promote
+from pyiceberg.schema import Schema
 from pyiceberg.table import CreateTableTransaction, Table, Transaction
 from pyiceberg.table.name_mapping import create_mapping_from_schema
 from pyiceberg.transforms import DayTransform, IdentityTransform
-from pyiceberg.types import IcebergType, LongType, NestedField, StringType, TimestamptzType
+from pyiceberg.types import (
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IcebergType,
+    IntegerType,
+    LongType,
+    NestedField,
+    StringType,
+    TimestamptzType,
+)
 
 from ingestion.types import bronze_type
 from lake.catalog import catalog
+from lake.errors import LakeError
 from lake.lag import CHANGES
 from lake.manifest import Column, SourceTable
 from lake.source.inspection import Table as Found
@@ -44,7 +54,18 @@ def _schema(columns: list[tuple[str, IcebergType]]) -> Schema:
 
 
 def create_changes() -> Table:
-    """`bronze.changes`, made if missing: a row for each change, in the source's own words."""
+    """`bronze.changes`, made if missing: a row for each change, in the source's own words.
+
+    Raises LakeError where it is there as an older lake made it.
+    """
+    if (
+        exists(CHANGES)
+        and "envelope" in catalog("ingest").load_table(CHANGES).schema().column_names
+    ):
+        raise LakeError(
+            f"{CHANGES} has another format, of an older lake: take all tables anew with "
+            "`lake ingest --from-scratch`, which keeps what was landed under another name"
+        )
     schema = _schema(
         [
             ("source_table", StringType()),
@@ -166,14 +187,28 @@ def commit_snapshot(table: Found, files: list[str], lsn: int) -> None:
 
 def _can_hold(schema: Schema, wanted: Schema) -> bool:
     """Whether a table can be widened to hold rows of another schema."""
-    for field in wanted.fields:
-        try:
-            promote(schema.find_type(field.name), field.field_type)
-        except ResolveError:
-            return False
-        except ValueError:  # a new column
-            continue
-    return True
+    types = {field.name: field.field_type for field in schema.fields}
+    return all(
+        _is_widened(types.get(field.name, field.field_type), field.field_type)
+        for field in wanted.fields
+    )
+
+
+def _is_widened(one: IcebergType, other: IcebergType) -> bool:
+    """Whether Iceberg lets a column of one type become one of the other."""
+    match one, other:
+        case (IntegerType(), LongType()) | (FloatType(), DoubleType()):
+            return True
+        case DecimalType(), DecimalType():
+            return one.scale == other.scale and one.precision <= other.precision
+    return one == other
+
+
+def set_changes_aside() -> None:
+    """Have capture begin with no changes; those that there are get another name."""
+    for name in (CHANGES, SCHEMA_CHANGES):
+        if exists(name):
+            set_aside(name)
 
 
 def set_aside(name: str) -> str:

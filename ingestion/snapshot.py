@@ -6,12 +6,10 @@ streams what comes after it. Nothing at the source is locked.
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-import psycopg
-from psycopg import sql
 from pyiceberg.table import Table as Iceberg
 
 from ingestion import bronze
@@ -24,8 +22,8 @@ from lake.manifest import SourceTable
 from lake.settings import settings
 from lake.source.inspection import Table, Trouble, inspect
 
-SLOT_LSN = "lake.slot-lsn"
-"""The property of `bronze.changes` that says, by its LSN, that the slot's bulk load is complete."""
+SOURCE = "lake.source"
+"""The property of `bronze.changes` that says which slot its changes are of."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,8 @@ def ingest(
     owner: Owner | None,
     progress: Progress,
     again: Sequence[str] = (),
+    *,
+    from_scratch: bool = False,
 ) -> Load:
     """Copy what bronze lacks of the declared tables, so that their changes go on from there.
 
@@ -52,6 +52,9 @@ def ingest(
     were declared since, those that the source or the project has changed, and those named in
     `again`, while capture and the source go on. What was interrupted is finished by the next. A
     table that can't be captured is left out, and does not keep the others.
+
+    From scratch, everything is a first load: what was landed before is kept under other names. Then
+    capture must not be running.
 
     `owner` opens a connection that may set up the source, where the lake has one.
 
@@ -61,9 +64,12 @@ def ingest(
     began = time.monotonic()
     with alone("lake ingest", "ingest"), source.connect() as connection:
         found = inspect(connection, declared)
+        if from_scratch:
+            _check_unread(source.slot(connection))
+            bronze.set_changes_aside()
         changes = bronze.create_changes()
         bronze.create_schema_changes()
-        begun = changes.properties.get(SLOT_LSN)
+        begun = changes.properties.get(lag.SLOT_LSN)
         named = _named(declared, again)
         if begun:
             _check_slot(source.slot(connection))
@@ -109,6 +115,11 @@ def _check_slot(slot: source.Slot | None) -> None:
         )
 
 
+def _check_unread(slot: source.Slot | None) -> None:
+    if slot and slot.active:
+        raise LakeError(f"the slot `{settings().source.slot}` is being read: stop capture first")
+
+
 def _is_loaded(table: Table, slot_lsn: int) -> bool:
     """Whether the table's newest snapshot is one that changes go on from, of what is declared."""
     lsn = bronze.snapshot_lsn(table.declared.bronze)
@@ -121,7 +132,7 @@ def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress) -
     If that fails, the slot is dropped, so that it holds back no WAL.
     """
     name = settings().source.slot
-    with _exported_snapshot(name) as (lsn, snapshot):
+    with source.exported_snapshot(name, is_temporary=False) as (lsn, snapshot):
         try:
             copied = copy(tables, lsn, snapshot, progress)
         except BaseException:
@@ -129,8 +140,16 @@ def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress) -
                 connection.execute("select pg_drop_replication_slot(%s)", [name])
             raise
     with changes.transaction() as transaction:
-        transaction.set_properties({SLOT_LSN: str(lsn)})
+        transaction.set_properties({lag.SLOT_LSN: str(lsn), SOURCE: _identity()})
     return copied
+
+
+def _identity() -> str:
+    """Whose the slot is: the source's system identifier, its database, and the slot's name."""
+    with source.connect() as connection:
+        row = connection.execute("select system_identifier from pg_control_system()").fetchone()
+    assert row is not None
+    return f"{row[0]}/{settings().source.database}/{settings().source.slot}"
 
 
 def _load_beside_capture(tables: Sequence[Table], progress: Progress) -> Copied:
@@ -144,22 +163,7 @@ def _load_beside_capture(tables: Sequence[Table], progress: Progress) -> Copied:
             # A run would read past the new snapshot before it is there, and not go back to it.
             held.enter_context(alone("lake run", "ingest"))
         temporary = f"{settings().source.slot}_{uuid.uuid4().hex[:12]}"
-        lsn, snapshot = held.enter_context(_exported_snapshot(temporary, temporary=True))
+        exported = source.exported_snapshot(temporary, is_temporary=True)
+        lsn, snapshot = held.enter_context(exported)
         lag.catch_up()  # so that who reads the snapshot finds other tables to be as late
         return copy(tables, lsn, snapshot, progress)
-
-
-@contextmanager
-def _exported_snapshot(slot: str, *, temporary: bool = False) -> Iterator[tuple[int, str]]:
-    """Create a slot; yields its LSN and a snapshot's name, valid until the block ends.
-
-    The snapshot has exactly the transactions committed before that LSN, the slot all others.
-    """
-    with psycopg.connect(source.conninfo(), autocommit=True, replication="database") as walsender:
-        create = "CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals
-        kind = sql.SQL("TEMPORARY" if temporary else "")
-        row = walsender.execute(sql.SQL(create).format(sql.Identifier(slot), kind)).fetchone()
-        assert row is not None
-        _, consistent_point, snapshot, _ = row
-        high, low = consistent_point.split("/")
-        yield (int(high, 16) << 32) + int(low, 16), snapshot

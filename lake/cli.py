@@ -112,6 +112,9 @@ def ingest(
         list[str] | None,
         typer.Option(help="a table to take a new snapshot of, such as loan_payment"),
     ] = None,
+    from_scratch: Annotated[
+        bool, typer.Option(help="take all tables anew; what was landed gets another name")
+    ] = False,
 ) -> None:
     """Copy into bronze what it lacks of the declared tables, and capture their changes."""
     from ingestion.snapshot import ingest
@@ -120,6 +123,8 @@ def ingest(
     from lake.stack.program import require
 
     require("postgres", "minio")
+    if from_scratch:
+        lifecycle.stop_capture()
     with Progress(*Progress.get_default_columns(), console=err, transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -128,7 +133,9 @@ def ingest(
                 tasks[table] = bars.add_task(table)
             bars.update(tasks[table], completed=done, total=pages)
 
-        load = ingest(source_tables(), postgres.source_owner(), show, again or ())
+        load = ingest(
+            source_tables(), postgres.source_owner(), show, again or (), from_scratch=from_scratch
+        )
     if load.rows:
         rows = sum(load.rows.values())
         names = ", ".join(load.rows)

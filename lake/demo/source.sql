@@ -32,6 +32,3 @@ create table loan_payment (
     details jsonb not null,
     primary key (loan_id, installment)
 );
-
-alter table loan replica identity full;
-alter table loan_payment replica identity full;

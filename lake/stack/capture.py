@@ -3,9 +3,11 @@
 import json
 import os
 
-from lake import catalog, parts, source
+from pyiceberg.exceptions import NoSuchTableError
+
+from lake import catalog, lag, parts, source
 from lake.errors import LakeError
-from lake.settings import ROOT, settings
+from lake.settings import ROOT, TRUNK, settings
 from lake.stack.program import Program, answer, home, tied
 
 
@@ -44,13 +46,16 @@ def program() -> Program:
     )
 
 
-def slot_exists() -> bool:
-    """Whether there is a slot to stream from: `lake ingest` makes it."""
+def has_begun() -> bool:
+    """Whether there is a slot whose bulk load is complete: `lake ingest` makes both."""
     try:
         with source.connect() as connection:
-            return source.slot(connection) is not None
-    except LakeError:
+            slot = source.slot(connection)
+        changes = catalog.open_catalog(TRUNK).load_table(lag.CHANGES)
+    except (LakeError, NoSuchTableError):
         return False
+    is_readable = "commit_lsn" in changes.schema().column_names  # and not of an older lake
+    return slot is not None and is_readable and lag.SLOT_LSN in changes.properties
 
 
 def _ready() -> bool:

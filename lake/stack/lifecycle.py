@@ -69,7 +69,7 @@ def up() -> None:
                 for name in ("valkey", "trino", "spark"):
                     _wait(everything[name], show)
                 branch.tell_trino()
-            if capture.slot_exists():
+            if capture.has_begun():
                 start_capture()
         except BaseException:
             if not was_running:
@@ -82,6 +82,11 @@ def start_capture() -> None:
     with _progress(["capture"]) as show:
         supervisor.start_program("capture")
         _wait(programs()["capture"], show)
+
+
+def stop_capture() -> None:
+    """Stop the capture job, if it runs."""
+    supervisor.stop_program("capture")
 
 
 def down(*, wipe: bool = False) -> None:

@@ -1,6 +1,7 @@
 """The bulk load: what lands in bronze is the source, value by value, whatever interrupts it."""
 
 import random
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
-from ingestion import bronze, copy
+from ingestion import bronze, copy, piece
 from ingestion.snapshot import Load, ingest
 from lake import lag, source
 from lake.catalog import catalog
 from lake.errors import LakeError
-from lake.manifest import SourceTable
+from lake.manifest import Column, SourceTable
 from lake.settings import settings
 from lake.stack import postgres
 from tests.ingestion import wal
@@ -110,7 +112,7 @@ def test_each_value_lands_exactly_and_with_it_the_columns_nobody_declared(
         "clock": "23:59:59",
         "bytes": b"\x00\xff",
         "mood": "sad",
-        "Quoted Name": "00000000-0000-0000-0000-000000000001",
+        "quoted_name": "00000000-0000-0000-0000-000000000001",
         "document": '{"k": "é \\" \\n 🙂", "n": [1, null]}',
         "list": "{1,NULL}",
         "_unheld": None,
@@ -266,6 +268,172 @@ def writers(count: int, tables: Sequence[str]) -> Iterator[None]:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+def test_a_table_that_ails_does_not_keep_the_others(
+    thing: psycopg.Connection, captured: None
+) -> None:
+    thing.execute("create table other (id int, word text)")
+    other = declared("other", ("id",), id="int", word="text")
+    loaded = load(THING, other)
+    assert loaded.rows == {"public.thing": 5003}
+    assert [trouble.table for trouble in loaded.suspended] == ["public.other"]
+    assert landed("bronze.other") == [], "models of it can be built, of no rows"
+    thing.execute("insert into other values (1, 'one'); alter table other add primary key (id)")
+    loaded = load(THING, other)
+    assert (loaded.rows, loaded.suspended) == ({"public.other": 1}, ())
+    assert [row["word"] for row in landed("bronze.other")] == ["one"]
+
+
+@pytest.mark.parametrize(
+    ("done", "said"),
+    [
+        ("drop table other", "could not be copied: .*does not exist"),
+        ("revoke select on other from capture", "could not be copied: .*permission denied"),
+        ("truncate other", "was truncated"),
+        ("alter table other alter id type bigint", "was truncated, rewritten"),
+    ],
+)
+def test_a_table_that_changes_while_it_is_copied_is_told_and_does_not_keep_the_others(
+    thing: psycopg.Connection,
+    captured: None,
+    monkeypatch: pytest.MonkeyPatch,
+    done: str,
+    said: str,
+) -> None:
+    thing.execute("create table other (id int primary key); insert into other values (1)")
+    other = declared("other", ("id",), id="int")
+    load(THING)
+    columns = piece.copy
+
+    def after(*arguments: Any) -> Any:
+        thing.execute(done.encode())
+        return columns(*arguments)
+
+    monkeypatch.setattr(piece, "copy", after)
+    loaded = load(THING, other)
+    monkeypatch.undo()
+    assert not loaded.rows
+    (trouble,) = loaded.suspended
+    assert re.search(said, str(trouble)), trouble
+
+
+def test_a_partitioned_table_is_one_table_whose_partitions_are_copied(
+    owner: psycopg.Connection, captured: None
+) -> None:
+    owner.execute(
+        """
+        create table thing (id int, part text, note text, primary key (part, id))
+            partition by list (part);
+        create table thing_a partition of thing for values in ('a');
+        create table thing_rest (note text, id int not null, part text not null)
+            partition by list (part);
+        alter table thing attach partition thing_rest default;
+        create table "Thing B" partition of thing_rest for values in ('b');
+        create table thing_more partition of thing_rest default;
+        insert into thing select i, chr(97 + i % 4), i::text from generate_series(1, 400) as i;
+        """
+    )
+    assert load(THING).rows == {"public.thing": 400}
+    owner.execute("update thing set note = 'new' where id < 5")
+    there = set(owner.execute("select part, id, note from thing where id >= 5").fetchall())
+    here = {(row["part"], row["id"], row["note"]) for row in landed("bronze.thing")}
+    assert {row for row in here if row[1] >= 5} == there
+    told = [(change.table, change.after["id"]) for change in wal.changes()]
+    assert sorted(told) == [("public.thing", str(i)) for i in range(1, 5)]
+
+
+def test_an_inheritance_parent_is_its_own_rows(owner: psycopg.Connection) -> None:
+    owner.execute(
+        """
+        create table thing (part text, id int, primary key (part, id));
+        create table child (more text) inherits (thing);
+        insert into thing values ('a', 1);
+        insert into child values ('a', 2, 'of the child');
+        """
+    )
+    assert load(THING).rows == {"public.thing": 1}
+
+
+@pytest.mark.parametrize(
+    ("done", "columns"),
+    [
+        ("alter table thing add extra int default 7", {"extra": "int"}),
+        ("alter table thing rename small to extra", {"extra": "smallint"}),
+        ("alter table thing alter small type text", {"small": "text"}),
+        ("alter table thing alter small type bigint", {"small": "bigint"}),
+    ],
+)
+def test_a_table_whose_declared_columns_have_changed_is_taken_anew(
+    thing: psycopg.Connection, captured: None, done: str, columns: dict[str, str]
+) -> None:
+    load(declared("thing", ("part", "id"), part="text", id="int", small="smallint"))
+    thing.execute(done.encode())
+    changed = declared("thing", ("part", "id"), part="text", id="int", **columns)
+    assert load(changed).rows == {"public.thing": 5003}
+    (name,) = columns
+    there = {
+        (part, number): value
+        for part, number, value in thing.execute(f"select part, id, {name} from thing".encode())
+    }
+    assert {(row["part"], row["id"]): row[name] for row in newest()} == there
+    assert not load(changed).rows
+    tables = [".".join(name) for name in catalog().list_tables("bronze")]
+    kept = [name for name in tables if name.startswith("bronze.thing_until_")]
+    assert len(kept) == ("type text" in done), "what can't be widened is kept under another name"
+
+
+def test_columns_have_names_of_the_lake_and_those_nobody_declared_too(
+    owner: psycopg.Connection,
+) -> None:
+    owner.execute(
+        """
+        create schema "My Schema";
+        create table "My Schema"."Order" (
+            "OrderId" int primary key, "select" text, "größe ""x"" " text, "_unheld" text, "A" int,
+            a int
+        );
+        insert into "My Schema"."Order" values (1, 's', 'g', 'u', 2, 3);
+        """
+    )
+    columns = (Column("order_id", "int", "OrderId"), Column("size", "text", 'größe "x" '))
+    order = SourceTable("bronze.order", "My Schema", "Order", ("order_id",), columns)
+    assert load(order).rows == {'"My Schema"."Order"': 1}
+    (row,) = landed("bronze.order")
+    assert {name: value for name, value in row.items() if not name.startswith("_")} == {
+        "order_id": 1,
+        "select": "s",
+        "size": "g",
+        "unheld": "u",
+        "a_2": 2,
+        "a": 3,
+    }
+
+
+def test_from_scratch_all_tables_are_taken_anew_and_what_was_landed_is_kept(
+    thing: psycopg.Connection,
+) -> None:
+    catalog("ingest").create_table(
+        "bronze.changes", pa.schema([("lsn", pa.int64()), ("envelope", pa.string())])
+    ).append(pa.table({"lsn": [1], "envelope": ["{}"]}))
+    with pytest.raises(LakeError, match="lake ingest --from-scratch") as raised:
+        load(THING)
+    assert len(str(raised.value).splitlines()) == 1
+    loaded = ingest([THING], postgres.source_owner(), lambda *_: None, from_scratch=True)
+    assert loaded.rows == {"public.thing": 5003}
+    names = [name for _, name in catalog().list_tables("bronze")]
+    (kept,) = [name for name in names if name.startswith("changes_until_")]
+    assert landed(f"bronze.{kept}") == [{"lsn": 1, "envelope": "{}"}]
+    properties = catalog().load_table("bronze.changes").properties
+    lsn = bronze.snapshot_lsn("bronze.thing")
+    assert properties[lag.SLOT_LSN] == str(lsn)
+    whose = f"/{settings().source.database}/{settings().source.slot}"
+    assert properties["lake.source"].endswith(whose)
+    thing.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
+    with pytest.raises(LakeError, match="--from-scratch"):
+        load(THING)
+    ingest([THING], postgres.source_owner(), lambda *_: None, from_scratch=True)
+    assert len(newest()) == 5003
 
 
 def test_an_external_source_is_told_which_statements_its_owner_must_run(
