@@ -12,6 +12,7 @@ from lake import lag, parts, source
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import settings
+from lake.source import inspection
 from lake.stack import lifecycle, supervisor
 
 MEMORY_BYTES = 6 * 1024**3
@@ -99,9 +100,30 @@ def _source() -> Iterator[Finding]:
         return
     held = slot.current_lsn - slot.confirmed_lsn
     well = slot.wal_status in ("reserved", "extended")
-    mend = "it lost WAL: start over with `lake down --wipe`"
+    mend = "it lost WAL: `lake ingest --from-scratch`"
     yield Finding("slot", well, f"{slot.wal_status}, holds {held:,} bytes of WAL back", mend)
+    yield from _tables()
     yield from _completeness()
+
+
+def _tables() -> Iterator[Finding]:
+    """Whether each declared table is captured as it is declared."""
+    try:
+        troubles = inspection.suspended()
+    except LakeError as error:
+        yield Finding("tables", False, str(error))
+        return
+    if not troubles:
+        yield Finding("tables", True, "all that are declared are captured")
+    for trouble in troubles:
+        mend = "correct its declaration"
+        if trouble.is_routine:
+            mend = "run `lake ingest`"
+        elif trouble.remedy:
+            mend = f"run `{'; '.join(trouble.remedy)}`"
+        if trouble.misses_changes and not trouble.is_routine:
+            mend += f", then `lake ingest --again {trouble.table}`"
+        yield Finding("tables", False, f"{trouble.table} {trouble.what}", mend)
 
 
 def _completeness() -> Iterator[Finding]:

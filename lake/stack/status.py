@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import psutil
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 
 from lake import lag
 from lake.catalog import catalog
+from lake.errors import LakeError
 from lake.lag import Lag
 from lake.settings import LAYERS, settings
+from lake.source import inspection
 from lake.stack import lifecycle, supervisor
 from lake.stack.program import Program
 from lake.stack.supervisor import Process
@@ -40,8 +43,11 @@ class TableStatus:
 
 @dataclass(frozen=True)
 class Status:
+    """`suspended` says of tables of the source why they are not captured."""
+
     parts: list[PartStatus]
     lag: Lag | None
+    suspended: list[str]
     tables: list[TableStatus]
 
     @property
@@ -57,8 +63,17 @@ def status() -> Status:
         parts = list(pool.map(lambda p: _part(p, known.get(p.name)), everything.values()))
     state = {part.name: part.state for part in parts}
     if state["postgres"] != "ready" or state["minio"] != "ready":
-        return Status(parts, None, [])
-    return Status(parts, lag.lag(), tables())
+        return Status(parts, None, [], [])
+    reached = lag.lag()
+    return Status(parts, reached, suspended() if reached.captured else [], tables())
+
+
+def suspended() -> list[str]:
+    """The tables of the source that are not captured, and why; nothing where it can't be asked."""
+    try:
+        return list(map(str, inspection.suspended()))
+    except LakeError:
+        return []
 
 
 def _part(program: Program, process: Process | None) -> PartStatus:
@@ -151,7 +166,8 @@ def render(status: Status) -> Group:
         tables.add_row(
             table.name, f"{table.rows:,}", f"{table.data_files}", f"{table.delete_files}"
         )
-    return Group(parts, "", *positions(status.lag), "", tables)
+    troubles = [f"[red]suspended:[/] {escape(trouble)}" for trouble in status.suspended]
+    return Group(parts, "", *positions(status.lag), *troubles, "", tables)
 
 
 def positions(lag: Lag) -> list[str]:

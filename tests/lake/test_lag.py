@@ -93,6 +93,25 @@ def test_a_run_without_a_change_says_nothing_of_what_was_published_meanwhile(
     assert lag.built() == Position(7, NOON)
 
 
+def test_a_table_was_built_of_the_bronze_of_the_branch_that_wrote_it(changes: None) -> None:
+    complete(7)
+    built(a=[1], b=[2])
+    complete(9)
+    built(a=[10])
+    complete(11)
+    branch.create("mine", in_trino=False)
+    put("mine", b=[20])
+    complete(13)
+    with on_branch("mine"):
+        assert [publish.built_of(f"silver.{name}") for name in "abc"] == [9, 11, None]
+    assert [publish.built_of(f"silver.{name}") for name in "ab"] == [9, 7]
+    publish.rollback(1)
+    assert [publish.built_of(f"silver.{name}") for name in "ab"] == [7, 7]
+    publish.rollback(2)
+    with on_branch(branch.pin(in_trino=False)):
+        assert [publish.built_of(f"silver.{name}") for name in "ab"] == [9, 7]
+
+
 def test_a_rollback_goes_back_to_the_position_too(changes: None) -> None:
     complete(7)
     built(a=[1])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lake.manifest import Column, _source_table, source_tables
+from lake.manifest import Column, _source_table, current_models, source_tables
 
 
 def node(**changes: Any) -> dict[str, Any]:
@@ -12,7 +12,7 @@ def node(**changes: Any) -> dict[str, Any]:
         "name": "thing",
         "identifier": "thing",
         "config": {"meta": {"source_table": "shop.thing", "key": ["id"]}},
-        "columns": {"id": {"name": "id", "data_type": "bigint"}},
+        "columns": {"id": {"name": "id", "data_type": "bigint", "config": {"meta": {}}}},
     } | changes
 
 
@@ -26,3 +26,8 @@ def test_the_project_declares_both_tables_of_the_reference_source() -> None:
 def test_a_table_may_be_of_any_schema() -> None:
     table = _source_table(node())
     assert (table.schema, table.name, table.bronze) == ("shop", "thing", "bronze.thing")
+
+
+def test_the_model_of_a_table_s_current_state_is_known_by_what_it_is_made_of() -> None:
+    found = {table.qualified: current_models(table) for table in source_tables()}
+    assert found == {"public.loan": ["loans"], "public.loan_payment": ["loan_payments"]}

@@ -3,11 +3,12 @@ package lakehouse.capture;
 import java.io.Serializable;
 
 /**
- * What the reader of the WAL hands to the lake: a change, a table's new shape, or the commit that
- * completes a transaction. Texts are UTF-8; times are microseconds since 1970.
+ * What the reader of the WAL hands to the lake: the position that it begins after; then changes,
+ * tables' new shapes, and commits that complete a transaction. Texts are UTF-8; times are microseconds since 1970.
  */
 public final class Event implements Serializable {
     public enum Kind {
+        BEGIN,
         CHANGE,
         SHAPE,
         COMMIT
@@ -33,6 +34,15 @@ public final class Event implements Serializable {
     public byte[] columns;
     /** Of a shape: d, n, f or i, as {@code pg_class.relreplident} has it. */
     public String replicaIdentity;
+
+    /** That the changes after a position follow. */
+    static Event begin(Position after) {
+        Event event = new Event();
+        event.kind = Kind.BEGIN;
+        event.commitLsn = after.commitLsn();
+        event.ordinal = after.ordinal();
+        return event;
+    }
 
     public Position position() {
         return new Position(commitLsn, ordinal);

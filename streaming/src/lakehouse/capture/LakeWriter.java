@@ -99,6 +99,7 @@ final class LakeWriter implements SinkWriter<Event> {
     @Override
     public void write(Event event, Context context) throws IOException {
         switch (event.kind) {
+            case BEGIN -> begin(event.position());
             case CHANGE -> changes.write(event.position(), change(event));
             case SHAPE -> {
                 if (event.position().compareTo(shapes.last) > 0) {
@@ -106,6 +107,17 @@ final class LakeWriter implements SinkWriter<Event> {
                 }
             }
             case COMMIT -> complete = event;
+        }
+    }
+
+    /**
+     * The reader and this have looked at the lake each for itself. If another capture, which was taken
+     * for dead, has committed between, changes would be written twice, or not at all.
+     */
+    private void begin(Position position) throws IOException {
+        if (!position.equals(changes.held)) {
+            throw new IOException(
+                    "the lake moved from " + changes.held + " to " + position + ": trying again");
         }
     }
 

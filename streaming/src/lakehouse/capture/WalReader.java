@@ -39,6 +39,8 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
 
     private Lake lake;
     private Table changes;
+    private Position held;
+    private boolean hasBegun;
     private Wal wal;
     private PgOutput decoder;
     private ReaderOutput<Event> out;
@@ -64,9 +66,9 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
         lake = new Lake(options);
         changes = lake.table(Lake.CHANGES);
         wal = new Wal(options);
-        Position held = Lake.position(changes);
+        held = Lake.position(changes);
         Wal.Slot slot = wal.slot();
-        check(slot, held);
+        check(slot);
         decoder = new PgOutput(held, wal, lake.shapes(), event -> out.collect(event));
         wal.start();
         clock.scheduleWithFixedDelay(this::acknowledge, 1, 1, TimeUnit.SECONDS);
@@ -78,7 +80,7 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
                 slot.confirmedLsn());
     }
 
-    private void check(Wal.Slot slot, Position held) {
+    private void check(Wal.Slot slot) {
         if (slot == null) {
             throw refused("the source has no replication slot `" + options.slot() + "`");
         }
@@ -125,6 +127,10 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
             return InputStatus.NOTHING_AVAILABLE;
         }
         out = output;
+        if (!hasBegun) {
+            output.collect(Event.begin(held));
+            hasBegun = true;
+        }
         batch.clear();
         wal.poll(batch, BATCH);
         for (Wal.Message message : batch) {

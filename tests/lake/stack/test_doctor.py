@@ -1,0 +1,80 @@
+"""What the doctor and the status say of positions, and of tables that are not captured."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from lake import lag
+from lake.errors import LakeError
+from lake.lag import Lag, Position
+from lake.source import inspection
+from lake.source.inspection import Trouble
+from lake.stack import doctor, status, supervisor
+from lake.stack.status import Status
+
+HIDDEN = Trouble("public.loan", "hides rows", ("alter role capture bypassrls",))
+MISSED = Trouble("public.loan", "was not published", ("a", "b"), misses_changes=True)
+NEW = Trouble("public.loan", "is not published", ("alter …",), is_routine=True)
+GONE = Trouble("public.loan", "is declared, but the source has no such table")
+
+
+def answers(value: object) -> Callable[[], object]:
+    return lambda: value
+
+
+@pytest.mark.parametrize(
+    ("trouble", "mend"),
+    [
+        (HIDDEN, "run `alter role capture bypassrls`"),
+        (MISSED, "run `a; b`, then `lake ingest --again public.loan`"),
+        (NEW, "run `lake ingest`"),
+        (GONE, "correct its declaration"),
+    ],
+)
+def test_a_table_that_is_not_captured_is_a_finding_with_what_to_do(
+    trouble: Trouble, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "suspended", answers((trouble,)))
+    (found,) = doctor._tables()
+    assert (found.well, found.mend) == (False, mend)
+    assert found.detail == f"public.loan {trouble.what}"
+
+
+@pytest.mark.parametrize(("seconds", "well"), [(5, True), (600, False)])
+def test_changes_that_do_not_arrive_are_a_finding(
+    seconds: int, well: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = Position(7, datetime.now(UTC) - timedelta(seconds=seconds))
+    monkeypatch.setattr(lag, "captured", answers(reached))
+    monkeypatch.setattr(lag, "built", answers(None))
+    monkeypatch.setattr(supervisor, "running", answers(True))
+    bronze, gold = doctor._completeness()
+    assert (bronze.well, gold.well) == (well, True)
+    assert bronze.detail.startswith("complete up to ")
+    assert f"{seconds} s ago" in bronze.detail
+
+
+def test_the_status_says_as_of_when_bronze_and_gold_are_and_what_is_suspended() -> None:
+    now = datetime.now(UTC)
+    reached = Lag(107, Position(100, now), Position(90, now - timedelta(seconds=69)))
+    shown = Status([], reached, [str(HIDDEN)], [])
+    console = Console(record=True, width=200)
+    console.print(status.render(shown), highlight=False)
+    text = console.export_text()
+    assert "bronze is complete up to" in text
+    assert "0 s ago, 7 bytes behind" in text
+    assert "gold is the source as of" in text
+    assert "69 s ago" in text
+    assert "suspended: public.loan hides rows: run `alter role capture bypassrls`" in text
+
+
+def test_a_source_that_can_not_be_asked_suspends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise LakeError("the source is not there")
+
+    monkeypatch.setattr(inspection, "suspended", refuse)
+    assert status.suspended() == []
+    (found,) = doctor._tables()
+    assert (found.well, found.detail) == (False, "the source is not there")
