@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
         ("is_direct", pa.bool_()),
     ]
 )
-LANDED = ("_snapshot_lsn", "_ingested_at")
+LANDED = ("_snapshot_lsn", "_ingested_at", "_unheld")
 """What ingestion adds to the declared columns of a bulk snapshot."""
 
 

@@ -30,7 +30,7 @@ def suite() -> Suite:
 
 def _history(current: Model) -> list[Expectation]:
     """What holds of a history of the rows that are in `current`."""
-    named = ", ".join(current.key)
+    named, position = ", ".join(current.key), "_commit_lsn, _ordinal"
     return [
         none(
             "a row has at most one current version",
@@ -42,11 +42,12 @@ def _history(current: Model) -> list[Expectation]:
         ),
         none(
             f"a current version that holds the rules is among the {current.name}, and no other",
-            f"select {named}, _lsn from "
-            f"(select {named}, _lsn, true as is_version from {{batch}} "
+            f"select {named}, {position} from "
+            f"(select {named}, {position}, true as is_version from {{batch}} "
             "where is_current and is_valid) as versions "
-            f"full join (select {named}, _lsn, true as is_held from silver_{current.name}) as held "
-            f"using ({named}, _lsn) where is_version is null or is_held is null",
+            f"full join (select {named}, {position}, true as is_held "
+            f"from silver_{current.name}) as held "
+            f"using ({named}, {position}) where is_version is null or is_held is null",
         ),
     ]
 
@@ -55,7 +56,7 @@ def _by_hand() -> Suite:
     return {
         "silver.loans": [
             present("loan_amnt"),
-            present("_lsn"),
+            present("_commit_lsn"),
             one_of("person_gender", "female", "male"),
             one_of(
                 "person_education", "High School", "Associate", "Bachelor", "Master", "Doctorate"

@@ -36,7 +36,10 @@ def project(where: Path, **edits: str) -> str:
 
 def rows(table: str) -> pa.Table:
     found: pa.Table = open_catalog(TRUNK).load_table(table).scan().to_arrow()
-    keys = [(name, "ascending") for name in ("loan_id", "_lsn", "rule", "event_timestamp")]
+    keys = [
+        (name, "ascending")
+        for name in ("loan_id", "_commit_lsn", "_ordinal", "rule", "event_timestamp")
+    ]
     found = found.sort_by([key for key in keys if key[0] in found.column_names])
     return found.select([name for name in found.column_names if name not in OF_THE_RUN])
 

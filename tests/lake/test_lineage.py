@@ -46,9 +46,20 @@ DIRECT = {
     "gold.ftr_loans.cred_hist_length": ["silver.loans_history.cb_person_cred_hist_length"],
     "silver.loans_quarantine.rule": [],  # names that stand in the SQL
     "silver.loans.person_age": ["silver.loans_history.person_age"],
-    "silver.loans_history.person_age": ["bronze.changes.envelope", "bronze.loan.person_age"],
-    "silver.loans_history._lsn": ["bronze.changes.lsn", "bronze.loan._snapshot_lsn"],
-    "silver.loan_payments.amount": ["bronze.changes.envelope", "bronze.loan_payment.amount"],
+    "silver.loans_history.person_age": [
+        "bronze.changes.after",
+        "bronze.changes.before",
+        "bronze.loan.person_age",
+    ],
+    "silver.loans_history._commit_lsn": [
+        "bronze.changes.commit_lsn",
+        "bronze.loan._snapshot_lsn",
+    ],
+    "silver.loan_payments.amount": [
+        "bronze.changes.after",
+        "bronze.changes.before",
+        "bronze.loan_payment.amount",
+    ],
 }
 
 
@@ -82,7 +93,7 @@ def test_the_verb_prints_both_ways_and_knows_no_other_column() -> None:
     done = lake("lineage", "gold.fct_loans.is_approved")
     assert done.returncode == 0, done.stderr
     up, down = done.stdout.split("goes into")
-    assert "bronze.changes.envelope" in up
+    assert "bronze.changes.after" in up
     assert "gold.agg_loan_approvals.approval_rate" in down
     with pytest.raises(LakeError, match=r"no column .*: there is gold\.fct_loans\.is_approved"):
         lineage.tree("gold.loans.is_approved")

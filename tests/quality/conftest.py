@@ -23,7 +23,8 @@ LOAN = (
     "loan_id bigint, person_age int, person_gender string, person_education string, "
     "person_income decimal(14,2), person_emp_exp int, person_home_ownership string, "
     "loan_amnt decimal(12,2), loan_intent string, loan_int_rate decimal(5,2), "
-    "loan_percent_income decimal(5,2), credit_score int, loan_status int, _lsn bigint"
+    "loan_percent_income decimal(5,2), credit_score int, loan_status int, "
+    "_commit_lsn bigint, _ordinal bigint"
 )
 SCHEMAS = {
     "silver.loans": LOAN,
@@ -65,7 +66,8 @@ def loan(number: int) -> dict[str, Any]:
         "loan_percent_income": Decimal("0.10"),
         "credit_score": 600,
         "loan_status": int(number % 5 == 0),
-        "_lsn": 1_000 + number,
+        "_commit_lsn": 1_000,
+        "_ordinal": number,
     }
 
 

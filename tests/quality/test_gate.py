@@ -59,7 +59,7 @@ def lose_the_parent_of_a_payment(data: Rows) -> None:
 
 
 def keep_two_current_versions(data: Rows) -> None:
-    data["silver.loans_history"].append(data["silver.loans_history"][0] | {"_lsn": 5_000})
+    data["silver.loans_history"].append(data["silver.loans_history"][0] | {"_ordinal": 5_000})
 
 
 def refuse_all(data: Rows) -> None:

@@ -27,12 +27,12 @@ from tests.conftest import end_spark_session
 
 LOANS = {"silver.loans": ("id",)}
 SCHEMA = pa.schema(
-    [("id", pa.int64()), ("amount", pa.int64()), ("name", pa.string()), ("_lsn", pa.int64())]
+    [("id", pa.int64()), ("amount", pa.int64()), ("name", pa.string()), ("_commit_lsn", pa.int64())]
 )
 
 
 def loans(*ids: int, amount: int = 100, lsn: int = 1) -> pa.Table:
-    rows = [{"id": i, "amount": amount, "name": f"loan {i}", "_lsn": lsn} for i in ids]
+    rows = [{"id": i, "amount": amount, "name": f"loan {i}", "_commit_lsn": lsn} for i in ids]
     return pa.Table.from_pylist(rows, SCHEMA)
 
 
@@ -218,8 +218,8 @@ def test_a_row_whose_bookkeeping_alone_differs_is_counted_apart(lent: str) -> No
     assert rows_of(diff(lent, keys=LOANS)) == Rows(
         changed=1,
         only_bookkeeping=1,
-        by_column={"amount": 1, "_lsn": 2},
-        changed_samples=(ChangedRow({"id": 2}, {"amount": (100, 7), "_lsn": (1, 2)}),),
+        by_column={"amount": 1, "_commit_lsn": 2},
+        changed_samples=(ChangedRow({"id": 2}, {"amount": (100, 7), "_commit_lsn": (1, 2)}),),
     )
     whole = rows_of(diff(lent, keys={}))
     assert (whole.added, whole.removed, whole.changed, whole.only_bookkeeping) == (1, 1, 0, 1)
@@ -418,7 +418,7 @@ def test_a_replaced_table_is_compared_by_the_names_of_its_columns(lent: str) -> 
     assert found.change == "changed"
     assert found.is_replaced
     assert found.schema == (
-        SchemaChange("dropped", "_lsn", "long", None),
+        SchemaChange("dropped", "_commit_lsn", "long", None),
         SchemaChange("type", "amount", "long", "decimal(9, 2)"),
     )
     assert found.rows
@@ -505,7 +505,7 @@ def expected(before: dict[int, Any], after: dict[int, Any]) -> Rows:
         for i in sorted(both)
         if before[i] != after[i]
     }
-    changed = {i: values for i, values in differ.items() if values.keys() != {"_lsn"}}
+    changed = {i: values for i, values in differ.items() if values.keys() != {"_commit_lsn"}}
     counts = {c: sum(c in values for values in differ.values()) for c in SCHEMA.names}
     added, removed = sorted(after.keys() - both), sorted(before.keys() - both)
     return Rows(
@@ -566,7 +566,8 @@ def test_any_changes_in_place_are_told_as_a_comparison_of_all_rows_would(
                 amount, lsn = drawn.choice([100, 101]), drawn.choice([1, 2])
                 sql(
                     "mine",
-                    f"update loans set amount = {amount}, _lsn = {lsn} where id in ({chosen})",
+                    f"update loans set amount = {amount}, _commit_lsn = {lsn}"
+                    f" where id in ({chosen})",
                 )
             case "delete":
                 sql("mine", f"delete from loans where id in ({chosen})")
@@ -607,8 +608,8 @@ def test_a_diff_is_shown_as_counts_by_table_then_what_changed_in_each(lent: str)
         "",
         "silver.loans",
         "  column note added: string",
-        "  rows differ in amount 1, _lsn 2",
-        "  + id=5, amount=100, name=loan 5, _lsn=1",
-        "  - id=3, amount=100, name=loan 3, _lsn=1",
+        "  rows differ in amount 1, _commit_lsn 2",
+        "  + id=5, amount=100, name=loan 5, _commit_lsn=1",
+        "  - id=3, amount=100, name=loan 3, _commit_lsn=1",
         "  ~ id=2: amount 100 → 7",
     ]

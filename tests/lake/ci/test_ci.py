@@ -90,7 +90,7 @@ def test_a_change_of_gold_is_built_judged_and_told_by_row_and_column(
 ) -> None:
     gold = checkout / "dbt_project" / "models" / "gold"
     edit(gold / "fct_loans.sql", "loan_status = 1 as is_approved", "loan_status = 0 as is_approved")
-    edit(gold / "fct_loans.sql", "    next_due_on,\n    _lsn,", "    _lsn,")
+    edit(gold / "fct_loans.sql", "    next_due_on,\n    _commit_lsn,", "    _commit_lsn,")
     lines = (gold / "fct_loans.yml").read_text().splitlines(keepends=True)
     (gold / "fct_loans.yml").write_text("".join(x for x in lines if "name: next_due_on" not in x))
     before, facts = pointers(), open_catalog(TRUNK).load_table("gold.fct_loans").scan().to_arrow()
