@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import chain, count
 
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC, PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
@@ -27,6 +26,7 @@ from lake.catalog import catalog
 from lake.errors import LakeError
 from lake.lag import CHANGES
 from lake.manifest import Column, SourceTable
+from lake.names import numbered
 from lake.source.inspection import Table as Found
 
 SCHEMA_CHANGES = "bronze.schema_changes"
@@ -214,8 +214,7 @@ def set_changes_aside() -> None:
 def set_aside(name: str) -> str:
     """Rename a table, so that another one can have its name; returns the name that it has now."""
     day = datetime.now(UTC).strftime("%Y_%m_%d")
-    suffixes = chain([""], (f"_{number}" for number in count(2)))
-    free = next(one for s in suffixes if not exists(one := f"{name}_until_{day}{s}"))
+    free = next(one for one in numbered(f"{name}_until_{day}") if not exists(one))
     catalog("ingest").rename_table(name, free)
     return free
 

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from lake.names import LAKE_NAME, OWN, parts, qualified
 from lake.settings import BUILT
 
 TYPES = (
@@ -37,7 +38,11 @@ _SPELT_OUT = ("timestamp without time zone", "timestamp with time zone")
 _DECIMAL = re.compile(r"(numeric|decimal) ?\( ?\d+ ?, ?\d+ ?\)")
 LONGEST = 200
 """So many runs are looked back on at most."""
-_POSTGRES = re.compile(r'("[^"]+"|[a-z_][\w.$ ]*?)( ?\([\d, ]+\))?( with(out)? time zone)?(\[\])*')
+_WHOLE = re.compile(r"(numeric|decimal) ?\( ?(\d+) ?\)")
+_POSTGRES = re.compile(
+    r'(("[^"]+"|[a-z_][\w$]*)(\.("[^"]+"|[a-z_][\w$]*)|( [a-z]+)*)?)'
+    r"( ?\([\d, -]+\))?( with(out)? time zone)?(\[\])*"
+)
 
 
 class _Declared(BaseModel):
@@ -134,7 +139,7 @@ class SourceMeta(_Declared):
     silver: its rows are deleted, or left as they are, or the build ends.
     """
 
-    source_table: Annotated[str, Field(pattern=r"^[^.]+\.[^.]+$")] = ""
+    source_table: str = ""
     key: list[str] | None = None
     truncate: Literal["apply", "ignore", "halt"] = "apply"
     volume: Limits | None = None
@@ -237,7 +242,7 @@ def mistakes(project: Path) -> list[Mistake]:
         files += [file] if file else []
     sql = {path: path.read_text() for path in sorted(project.glob("models/**/*.sql"))}
     found += [one for file in files for one in _of_file(file)]
-    found += _of_docs(files, _blocks(project))
+    found += _of_docs(files, blocks(project))
     found += _of_models(project, files, sql, complete=not found)
     return sorted(set(found))
 
@@ -245,7 +250,7 @@ def mistakes(project: Path) -> list[Mistake]:
 def unwritten(project: Path) -> list[Mistake]:
     """What only a person can write, and has not: the descriptions that are missing."""
     found = []
-    blocks = _blocks(project)
+    words = blocks(project)
     for path in sorted(project.glob("models/**/*.yml")):
         file, _ = _read(path, str(path.relative_to(project.parent)))
         if file is None:
@@ -254,8 +259,8 @@ def unwritten(project: Path) -> list[Mistake]:
             if not named.description.strip():
                 found.append(file.at(where, f"{_label(file.properties, where)}: not described"))
             for name in _DOC.findall(named.description):
-                if name in blocks and not blocks[name].text:
-                    block = blocks[name]
+                if name in words and not words[name].text:
+                    block = words[name]
                     found.append(Mistake(block.file, block.line, f"{name}: not described"))
     return sorted(set(found))
 
@@ -265,13 +270,13 @@ _DOC = re.compile(r"""\bdoc\(\s*['"]([^'"]*)['"]\s*\)""")
 
 
 @dataclass(frozen=True)
-class _Block:
+class Block:
     file: str
     line: int
     text: str
 
 
-def _blocks(project: Path) -> dict[str, _Block]:
+def blocks(project: Path) -> dict[str, Block]:
     """The descriptions in Markdown, by name."""
     found = {}
     for path in sorted(project.glob("models/**/*.md")):
@@ -279,7 +284,7 @@ def _blocks(project: Path) -> dict[str, _Block]:
         for block in _BLOCK.finditer(text):
             line = text.count("\n", 0, block.start()) + 1
             file = str(path.relative_to(project.parent))
-            found[block.group(1)] = _Block(file, line, block.group(2).strip())
+            found[block.group(1)] = Block(file, line, block.group(2).strip())
     return found
 
 
@@ -367,8 +372,6 @@ def _mistake(name: str, lines: dict[Path_, int], loaded: object, error: ErrorDet
             said = "is missing"
         case "literal_error":
             said = f"must be {error['ctx']['expected']}".replace("'", "`")
-        case "string_pattern_mismatch":
-            said = "must be the table with its schema, such as `public.loan`"
         case _:
             said = error["msg"].removeprefix("Input ")
     return Mistake(name, _line(lines, where), f"{_label(loaded, where)}: {said}")
@@ -409,6 +412,9 @@ def _of_type(
             yield file.at(
                 (*at, "data_type"), f"{label}: `{column.data_type}` is no type of Postgres"
             )
+        elif whole := _WHOLE.fullmatch(declared):
+            said = f"write it as numeric({whole.group(2)},0), as Postgres does"
+            yield file.at((*at, "data_type"), f"{label}: {said}")
         return
     known = (*TYPES, *_ALIASES, *_SPELT_OUT)
     if not declared:
@@ -423,14 +429,52 @@ def _of_source(
     file: _File, where: Path_, table: SourceTable, names: list[str]
 ) -> Iterator[Mistake]:
     meta, at = table.config.meta, (*where, "config", "meta")
-    if meta.key and not meta.source_table:
-        yield file.at((*at, "key"), f"{table.name}: a key, but no source_table that has it")
-    if meta.source_table and meta.key is None:
-        yield file.at(at, f"{table.name}: key must list the columns that are unique at the source")
+    if not meta.source_table:
+        if meta.key is not None:
+            yield file.at((*at, "key"), f"{table.name}: a key, but no source_table that has it")
+        return
+    if said := _wrong_name(meta.source_table):
+        yield file.at((*at, "source_table"), f"{table.name}.source_table: {said}")
+    if meta.key is None:
+        said = "key must list the columns that are unique at the source; `key: []` where none are"
+        yield file.at(at, f"{table.name}: {said}")
     for column in meta.key or ():
         if column not in names:
             said = f"`{column}` is no column that it declares{_meant(column, names)}"
             yield file.at((*at, "key"), f"{table.name}.key: {said}")
+    if not LAKE_NAME.fullmatch(table.name):
+        yield file.at(where, f"{table.name}: {_PLAIN}")
+    yield from _of_names(file, where, table)
+
+
+_PLAIN = "the lake's own name of it must be of lower-case letters, digits and _"
+
+
+def _wrong_name(source_table: str) -> str:
+    """What is wrong with a qualified name; nothing where it is one, as the lake writes it."""
+    try:
+        written = qualified(*parts(source_table))
+    except ValueError:
+        return 'must be the table with its schema, such as `public.loan` or `public."Loan"`'
+    return "" if written == source_table else f"write it as `{written}`"
+
+
+def _of_names(file: _File, where: Path_, table: SourceTable) -> Iterator[Mistake]:
+    """Each column of the source has one name in the lake, which is not one of the lake's own."""
+    first: dict[str, str] = {}
+    for position, column in enumerate(table.columns):
+        at, label = (*where, "columns", position), f"{table.name}.{column.name}"
+        of = column.config.meta.source_column or column.name
+        if not LAKE_NAME.fullmatch(column.name):
+            said = f"{_PLAIN}; declare `source_column: {column.name}` in its `config.meta`"
+            yield file.at(at, f"{label}: {said}")
+        if column.name in OWN:
+            said = "is a name of the lake's own; give it another, and declare its `source_column`"
+            yield file.at(at, f"{label}: {said}")
+        if of in first and first[of] != column.name:
+            said = f"the source's `{of}` is declared already, as {first[of]}"
+            yield file.at(at, f"{label}: {said}")
+        first.setdefault(of, column.name)
 
 
 def _of_key(
@@ -481,7 +525,7 @@ def _columns_of(condition: str) -> set[str] | str:
     return {column.name for column in whole.find_all(exp.Column)}
 
 
-def _of_docs(files: list[_File], blocks: dict[str, _Block]) -> Iterator[Mistake]:
+def _of_docs(files: list[_File], blocks: dict[str, Block]) -> Iterator[Mistake]:
     """Descriptions that stand nowhere."""
     for file in files:
         for where, named in _described(file.properties):
@@ -515,6 +559,25 @@ def _of_roles(files: list[_File], names: set[str], *, complete: bool) -> Iterato
                 yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
 
 
+def _of_sources(files: list[_File]) -> Iterator[Mistake]:
+    """No two tables of bronze are one, there or at the source."""
+    declared: dict[tuple[str, str], str] = {}
+    for file in files:
+        for i, source in enumerate(file.properties.sources):
+            for j, table in enumerate(source.tables):
+                where: Path_ = ("sources", i, "tables", j)
+                line = f"{file.path}:{_line(file.lines, where)}"
+                of = table.config.meta.source_table
+                for kind, name, at in (
+                    (f"{source.name}'s", table.identifier or table.name, where),
+                    ("the source's", of, (*where, "config", "meta", "source_table")),
+                ):
+                    known = declared.setdefault((kind, name), line)
+                    if name and known != line:
+                        said = f"{kind} `{name}` is declared already, at {known}"
+                        yield file.at(at, f"{table.name}: {said}")
+
+
 _REF = re.compile(r"""\b(ref|source)\(\s*['"]([^'"]*)['"]\s*(?:,\s*['"]([^'"]*)['"]\s*)?\)""")
 _MACRO = re.compile(r"\{%-?\s*macro\s+(\w+)")
 
@@ -532,6 +595,7 @@ def _of_models(
         for source in file.properties.sources
         for table in source.tables
     }
+    yield from _of_sources(files)
     for file in files:
         for where, table in _tables(file.properties):
             if isinstance(table, Model):

@@ -7,7 +7,8 @@ the version of the source. A column by a name that needs no quotes anywhere.
 
 import re
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from itertools import count
 
 _PLAIN = re.compile(r"[a-z_][a-z0-9_$]*")
 _PART = r'([a-z_][a-z0-9_$]*|"(?:[^"]|"")+")'
@@ -52,25 +53,27 @@ def lake_names(names: Sequence[str], taken: Container[str] = OWN) -> dict[str, s
 
     One that means itself everywhere is kept, unless it is `taken`; no two get the same.
     """
-    kept = {name: name for name in names if LAKE_NAME.fullmatch(name) and name not in taken}
-    given = set(kept.values())
+    given = {name: name for name in names if LAKE_NAME.fullmatch(name) and name not in taken}
     for name in names:
-        if name in kept:
-            continue
-        plain = readable = _readable(name)
-        if plain in taken:
-            plain = readable = f"source_{plain.strip('_')}"
-        number = 1
-        while plain in given or plain in taken:
-            number += 1
-            plain = f"{readable}_{number}"
-        kept[name] = plain
-        given.add(plain)
-    return {name: kept[name] for name in names}
+        if name not in given:
+            used = {*given.values()}
+            readable = lake_name(name)
+            if readable in taken:
+                readable = f"source_{readable.strip('_')}"
+            given[name] = next(n for n in numbered(readable) if n not in used and n not in taken)
+    return {name: given[name] for name in names}
 
 
-def _readable(name: str) -> str:
+def numbered(name: str) -> Iterator[str]:
+    """A name, then the same with a number: `loan`, `loan_2`, `loan_3`."""
+    yield name
+    yield from (f"{name}_{number}" for number in count(2))
+
+
+def lake_name(name: str) -> str:
     """A name in lower-case ASCII; a letter that has no equal there is `u` and its code."""
+    if LAKE_NAME.fullmatch(name):
+        return name
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     folded = unicodedata.normalize("NFKD", words).casefold()
     letters = (

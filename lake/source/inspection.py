@@ -86,22 +86,22 @@ def inspect(connection: psycopg.Connection, declared: Sequence[SourceTable]) -> 
     if not declared:
         raise LakeError("the dbt project declares no table: add one to its `bronze` source")
     publication = _publication(connection)
-    relations = _relations(connection, declared)
+    found = relations(connection, [(table.schema, table.name) for table in declared])
     role = _ask(connection, "select quote_ident(current_user) as name")[0].name
     tables, troubles = [], []
     for table in declared:
-        found = relations.get(table.qualified)
-        if found is None:
+        relation = found.get((table.schema, table.name))
+        if relation is None:
             troubles.append(
                 Trouble(table.qualified, "is declared, but the source has no such table")
             )
             continue
-        look = _Look(table, found, publication, declared, connection.info.server_version, role)
+        look = _Look(table, relation, publication, declared, connection.info.server_version, role)
         ailing = list(look.troubles())
         troubles += ailing
         if not ailing:
-            tables.append(Table(table, found.root.oid, look.columns()))
-    named = {found.root.sql for found in relations.values()}
+            tables.append(Table(table, relation.root.oid, look.columns()))
+    named = {relation.root.sql for relation in found.values()}
     return Inspection(
         tuple(tables),
         tuple(troubles),
@@ -109,6 +109,11 @@ def inspect(connection: psycopg.Connection, declared: Sequence[SourceTable]) -> 
         _setup(publication, troubles, connection.info.server_version),
         tuple(name for name in publication.listed if name not in named),
     )
+
+
+def may_be_told(version: int, column: Any) -> bool:
+    """Whether a column can be published; a generated one can if it is stored, since Postgres 18."""
+    return not column.generated or (column.generated == "s" and version >= PUBLISHES_GENERATED)
 
 
 def _check_server(connection: psycopg.Connection) -> None:
@@ -178,26 +183,32 @@ def _publication(connection: psycopg.Connection) -> _Publication:
 
 
 @dataclass(frozen=True)
-class _Relation:
-    """A declared table, with what it is made of: itself, or it and its partitions, of any depth."""
+class Relation:
+    """A table, with what it is made of: itself, or it and its partitions, of any depth.
+
+    `columns` are those of the first member, the table itself; `indexes` what is unique, by member.
+    """
 
     members: list[Any]
     columns: list[Any]
-    indexes: dict[int, list[Any]]  # by member
+    indexes: dict[int, list[Any]]
 
     @property
     def root(self) -> Any:
         return self.members[0]
 
     @property
-    def leaves(self) -> list[Any]:
-        return [member for member in self.members if member.kind != "p"]
+    def keys(self) -> list[list[str]]:
+        """What identifies a row: the primary key first, then what else is unique and never null."""
+        required = {column.name for column in self.columns if column.is_required}
+        indexes = self.indexes[self.root.oid]
+        return [index.columns for index in indexes if required.issuperset(index.columns)]
 
 
-def _relations(
-    connection: psycopg.Connection, declared: Sequence[SourceTable]
-) -> dict[str, _Relation]:
-    """The declared tables that there are, by their qualified names."""
+def relations(
+    connection: psycopg.Connection, names: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Relation]:
+    """Those of the tables (or views) that there are, each by its schema and name."""
     members = _ask(
         connection,
         """
@@ -244,7 +255,7 @@ def _relations(
         inner join pg_namespace as n on n.oid = c.relnamespace
         order by tree.position, tree.depth, c.oid
         """,
-        [[table.schema for table in declared], [table.name for table in declared]],
+        [[schema for schema, _ in names], [name for _, name in names]],
     )
     oids = [member.oid for member in members]
     columns: dict[int, list[Any]] = defaultdict(list)
@@ -253,7 +264,7 @@ def _relations(
         """
         select
             attrelid::bigint as relation,
-            attname as name,
+            attname::text as name,
             quote_ident(attname) as sql,
             format_type(atttypid, atttypmod) as type,
             attnotnull as is_required,
@@ -296,7 +307,7 @@ def _relations(
     for member in members:
         grouped[member.position].append(member)
     return {
-        declared[position - 1].qualified: _Relation(group, columns[group[0].oid], indexes)
+        names[position - 1]: Relation(group, columns[group[0].oid], indexes)
         for position, group in grouped.items()
     }
 
@@ -306,7 +317,7 @@ class _Look:
     """A look at one declared table."""
 
     table: SourceTable
-    found: _Relation
+    found: Relation
     publication: _Publication
     declared: Sequence[SourceTable]
     version: int
@@ -417,21 +428,15 @@ class _Look:
                     f"has another type than is declared: {label} is declared as {column.type}, "
                     f"but the source has {found.type}: correct its data_type"
                 )
-            elif found.generated and not self._may_be_told(found):
+            elif found.generated and not may_be_told(self.version, found):
                 yield self._trouble(
                     f"has a generated column that is not in the WAL: leave {label} out of the "
                     "project, and compute it in a model"
                 )
 
-    def _may_be_told(self, column: Any) -> bool:
-        """Whether a column can be published; generated ones can if they are stored, since 18."""
-        return not column.generated or (
-            column.generated == "s" and self.version >= PUBLISHES_GENERATED
-        )
-
     def _is_told(self, column: Any) -> bool:
         is_published = self.publication.options.get("pubgencols", "s") == "s"
-        return self._may_be_told(column) and (not column.generated or is_published)
+        return may_be_told(self.version, column) and (not column.generated or is_published)
 
     def _of_identity(self) -> Iterator[Trouble]:
         """A change must name its row: by the declared key, or whole where there is none."""
@@ -451,9 +456,9 @@ class _Look:
                 *(f"alter table {root.sql} alter column {c.sql} set not null" for c in optional),
             )
             return
-        if not key and (known := self._keys()):
+        if not key and self.found.keys:
             yield self._trouble(
-                f"is declared without a key, but has one: declare ({', '.join(known[0])})"
+                f"is declared without a key, but has one: declare ({', '.join(self.found.keys[0])})"
             )
             return
         is_full = all(member.identity == "f" for member in self.found.members)
@@ -487,14 +492,8 @@ class _Look:
                 misses_changes=True,
             )
 
-    def _keys(self) -> list[list[str]]:
-        """What identifies a row of the table, by what the source has declared."""
-        required = {column.name for column in self.found.columns if column.is_required}
-        indexes = self.found.indexes[self.found.root.oid]
-        return [index.columns for index in indexes if required.issuperset(index.columns)]
-
     def _known_keys(self) -> str:
-        known = " or ".join(f"({', '.join(columns)})" for columns in self._keys())
+        known = " or ".join(f"({', '.join(columns)})" for columns in self.found.keys)
         return f"declare {known}" if known else "give it a primary key, or declare `key: []`"
 
     def _identity(self, member: Any) -> set[str]:

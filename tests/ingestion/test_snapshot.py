@@ -404,7 +404,7 @@ def test_columns_have_names_of_the_lake_and_those_nobody_declared_too(
         "order_id": 1,
         "select": "s",
         "size": "g",
-        "unheld": "u",
+        "source_unheld": "u",
         "a_2": 2,
         "a": 3,
     }

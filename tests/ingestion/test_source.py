@@ -69,7 +69,7 @@ def test_a_source_as_declared_is_taken_with_the_columns_nobody_declared(
         "loan_id": "loan_id",
         "Remark": "remark_2",
         "remark": "remark",
-        "_unheld": "unheld",
+        "_unheld": "source_unheld",
         "amount": "amount",
     }
 

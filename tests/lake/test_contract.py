@@ -127,7 +127,62 @@ MISTAKES = [
         BRONZE,
         "source_table: public.loan,",
         "source_table: loan,",
-        "bronze.loan.source_table: must be the table with its schema, such as `public.loan`",
+        "loan.source_table: must be the table with its schema, such as `public.loan`",
+    ),
+    (
+        BRONZE,
+        "source_table: public.loan,",
+        "source_table: '\"public\".loan',",
+        "loan.source_table: write it as `public.loan`",
+    ),
+    (
+        BRONZE,
+        "source_table: public.loan_payment,",
+        "source_table: public.loan,",
+        "loan_payment: the source's `public.loan` is declared already, at dbt_project/models/",
+    ),
+    (
+        BRONZE,
+        "- name: loan_payment",
+        "- name: loan",
+        "loan: bronze's `loan` is declared already, at dbt_project/models/bronze/bronze.yml:",
+    ),
+    (
+        BRONZE,
+        "- name: loan_payment",
+        "- name: Payment",
+        "Payment: the lake's own name of it must be of lower-case letters, digits and _",
+    ),
+    (
+        BRONZE,
+        "key: [loan_id]}",
+        "key: [loan_id], truncate: skip}",
+        "bronze.loan.truncate: must be `apply`, `ignore` or `halt`",
+    ),
+    (
+        BRONZE,
+        "name: person_age,",
+        "name: PersonAge,",
+        "loan.PersonAge: the lake's own name of it must be of lower-case letters, digits and _; "
+        "declare `source_column: PersonAge` in its `config.meta`",
+    ),
+    (
+        BRONZE,
+        "name: person_age,",
+        "name: valid_to,",
+        "loan.valid_to: is a name of the lake's own",
+    ),
+    (
+        BRONZE,
+        "{meta: {personal: true}}}\n          - {name: person_gender",
+        "{meta: {source_column: loan_id}}}\n          - {name: person_gender",
+        "loan.person_age: the source's `loan_id` is declared already, as loan_id",
+    ),
+    (
+        BRONZE,
+        'data_type: "numeric(14,2)"',
+        'data_type: "numeric(14)"',
+        "bronze.loan.person_income: write it as numeric(14,0), as Postgres does",
     ),
     (
         BRONZE,
