@@ -31,9 +31,14 @@ class Shape:
     key: Sequence[str]
 
     @property
+    def by_type(self) -> list[Compared]:
+        """The columns in the order in which a row's texts are put together."""
+        return sorted(self.columns, key=lambda column: str(column.type))
+
+    @property
     def key_columns(self) -> list[Compared]:
         if not self.key:
-            return list(self.columns)
+            return self.by_type
         by_name = {column.name: column for column in self.columns}
         return [by_name[name] for name in self.key]
 
@@ -82,7 +87,7 @@ def source_rows(shape: Shape, relation: str, without: Sequence[int] = ()) -> str
     """
     key, row = (
         row_at_source([at_source(column) for column in columns])
-        for columns in (shape.key_columns, shape.columns)
+        for columns in (shape.key_columns, shape.by_type)
     )
     keyed = f"select *, {hash_at_source(key)} as {_KEY_HASH} from {relation} offset 0"
     return (
@@ -127,7 +132,7 @@ def partial_keys(shape: Shape, held: Sequence[Held], changes: Changes) -> str:
 
 def _base(shape: Shape, held: Sequence[Held], changes: Changes) -> str:
     """The rows of the lake's tables; of no use after a TRUNCATE."""
-    key, texts = row_in_lake(in_lake(shape.key_columns)), in_lake(shape.columns)
+    key, texts = row_in_lake(in_lake(shape.key_columns)), in_lake(shape.by_type)
     return " union all ".join(
         f"select {'distinct ' if one.is_distinct else ''}{key} as key_text, {texts} as texts,"
         f" {one.copies} as copies from {one.relation}"
@@ -156,7 +161,7 @@ def _keyless(shape: Shape, base: str, changes: Changes) -> str:
     """The rows of a table without a key: each change adds a copy of a row, or takes one away."""
 
     def signed(image: str, copies: int, ops: str) -> str:
-        texts = in_change(shape.columns, image)
+        texts = in_change(shape.by_type, image)
         rows = f"select {texts} as texts from ({_images(changes)}) where op in ({ops})"
         return f"select {row_in_lake('texts')} as key_text, texts, {copies} as copies from ({rows})"
 
@@ -182,7 +187,7 @@ def _merged(shape: Shape, base: str, changes: Changes) -> str:
             f"when {i} then if(newest.lacks_{i}, element_at(base.texts, {i}), newest.text_{i})"
             for i, _ in left_out
         )
-        places = f"sequence(1, {len(shape.columns)})"
+        places = f"sequence(1, {len(shape.by_type)})"
         texts = f"zip_with({places}, newest.texts, (i, v) -> case i {filled} else v end)"
         lacks = " or ".join(f"newest.lacks_{i}" for i, _ in left_out)
         is_partial = f"newest.is_alive and (newest.is_moved or base.key_text is null and ({lacks}))"
@@ -199,7 +204,7 @@ def _merged(shape: Shape, base: str, changes: Changes) -> str:
 
 def _left_out(shape: Shape, changes: Changes) -> list[tuple[int, Compared]]:
     """The columns that some changes leave out, and their places among the texts, from 1."""
-    columns = enumerate(shape.columns, start=1)
+    columns = enumerate(shape.by_type, start=1)
     return [(i, column) for i, column in columns if column.source_name in changes.unchanged]
 
 
@@ -218,7 +223,7 @@ def _newest(shape: Shape, changes: Changes) -> str:
     moved = "op = 'u' and before is not null and key_before <> key_after"
     versions = (
         "select if(op = 'd', key_before, key_after) as key_text, op <> 'd' as is_alive, position,"
-        f" {in_change(shape.columns, 'after')} as texts, unchanged,"
+        f" {in_change(shape.by_type, 'after')} as texts, unchanged,"
         f" coalesce({moved}, false) as is_moved from ({keyed})"
         " union all select key_before, false, position, null, array[], false"
         f" from ({keyed}) where {moved}"

@@ -238,8 +238,9 @@ def _rows(shape: Shape, side: Side, key_hashes: Sequence[int]) -> dict[int, list
     listed = ", ".join(map(str, key_hashes))
     query = f"select key_hash, row_text from ({side.rows}) as h where key_hash in ({listed})"
     for key_hash, row in side.ask(query):
-        names = (column.name for column in shape.columns)
-        found.setdefault(key_hash, []).append(dict(zip(names, texts_of(row), strict=True)))
+        texts = {c.name: text for c, text in zip(shape.by_type, texts_of(row), strict=True)}
+        in_order = {column.name: texts[column.name] for column in shape.columns}
+        found.setdefault(key_hash, []).append(in_order)
     return found
 
 
@@ -260,4 +261,8 @@ def _example(
         key = dict(zip(shape.key, texts_of(difference.key_text), strict=True))
     if not options.values:
         there, here = [], []
+    elif difference.kind == "differing":
+        there, here = (
+            [{name: row[name] for name in columns} for row in side] for side in (there, here)
+        )
     return Example(difference.kind, key, columns, there, here)
