@@ -13,7 +13,7 @@ from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import settings
 from lake.source import inspection
-from lake.stack import lifecycle, supervisor
+from lake.stack import lifecycle, status, supervisor
 
 MEMORY_BYTES = 6 * 1024**3
 LATE_SECONDS = 120
@@ -142,7 +142,7 @@ def _completeness() -> Iterator[Finding]:
         f"complete up to {captured}",
         "changes do not arrive: read `lake logs capture`",
     )
-    yield Finding("gold", True, f"the source as of {built}" if built else "not built: `lake run`")
+    yield Finding("gold", True, f"the source as of {built}" if built else status.NEVER_BUILT)
 
 
 def _raises(what: str, look: Callable[[], None]) -> Finding:

@@ -19,6 +19,8 @@ from lake.stack import lifecycle, supervisor
 from lake.stack.program import Program
 from lake.stack.supervisor import Process
 
+NEVER_BUILT = "no run has built all of it yet, `lake run` does"
+
 
 @dataclass(frozen=True)
 class PartStatus:
@@ -178,7 +180,7 @@ def positions(lag: Lag) -> list[str]:
     behind = f", {source - captured.lsn:,} bytes behind" if source else ", the source is not there"
     return [
         f"bronze is complete up to {captured}{behind}",
-        f"gold is the source as of {lag.built}" if lag.built else "gold is not built: `lake run`",
+        f"gold is the source as of {lag.built}" if lag.built else f"gold: {NEVER_BUILT}",
     ]
 
 

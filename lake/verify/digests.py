@@ -29,11 +29,11 @@ FETCHED = 50_000
 class Side:
     """One side: its rows as a query, and whom to ask.
 
-    The query gives key_hash, row_hash, key_text and copies; `total` is the sum of the hashes of all
-    copies, in SQL.
+    The query is of the rows that hold a condition on `key_hash`. It gives that, row_hash, key_text,
+    row_text and copies; `total` is the sum of the hashes of all copies, in SQL.
     """
 
-    rows: str
+    rows: Callable[[str], str]
     total: str
     ask: Callable[[str], Sequence[Sequence[Any]]]
 
@@ -119,8 +119,8 @@ def _ask(
 
     def digests(side: Side) -> Digests:
         query = (
-            f"select {by}, sum(copies), {side.total}, {key} from ({side.rows}) as hashed"
-            f" where {where} group by 1"
+            f"select {by}, sum(copies), {side.total}, {key} from ({side.rows(where)}) as hashed"
+            " group by 1"
         )
         return {
             int(one): _Digest(int(copies), Decimal(total), text)

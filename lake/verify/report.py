@@ -15,7 +15,8 @@ Texts = Mapping[str, str | None]
 class Example:
     """Rows of a key that differ, and in which columns; `source` and `lake` are their values.
 
-    Of a table without a key, `key` has the hash of the row.
+    They are values of those columns, or of all where a row is on one side only. Of a table without
+    a key, `key` has the hash of the row.
     """
 
     kind: Kind

@@ -31,9 +31,14 @@ class Shape:
     key: Sequence[str]
 
     @property
+    def by_type(self) -> list[Compared]:
+        """The columns in the order in which a row's texts are put together."""
+        return sorted(self.columns, key=lambda column: str(column.type))
+
+    @property
     def key_columns(self) -> list[Compared]:
         if not self.key:
-            return list(self.columns)
+            return self.by_type
         by_name = {column.name: column for column in self.columns}
         return [by_name[name] for name in self.key]
 
@@ -75,40 +80,40 @@ class Changes:
         )
 
 
-def source_rows(shape: Shape, relation: str, without: Sequence[int] = ()) -> str:
-    """The source's rows, hashed, in Postgres's SQL: a row's hash only where it is asked for.
+def source_rows(
+    shape: Shape, relation: str, within: str = "true", without: Sequence[int] = ()
+) -> str:
+    """The source's rows, hashed, in Postgres's SQL.
 
-    Keys with the hashes in `without` are left out.
+    Of those alone whose `key_hash` is `within` what that condition says, and none of `without`.
     """
     key, row = (
         row_at_source([at_source(column) for column in columns])
-        for columns in (shape.key_columns, shape.columns)
+        for columns in (shape.key_columns, shape.by_type)
     )
     keyed = f"select *, {hash_at_source(key)} as {_KEY_HASH} from {relation} offset 0"
+    left_out = f" and {_KEY_HASH} not in ({', '.join(map(str, without))})" if without else ""
     return (
         f"select {_KEY_HASH} as key_hash, {hash_at_source(row)} as row_hash, {key} as key_text,"
-        f" {row} as row_text, 1 as copies from ({keyed}) as keyed{_leaving_out(without)}"
+        f" {row} as row_text, 1 as copies from ({keyed}) as keyed"
+        f" where {within.replace('key_hash', _KEY_HASH)}{left_out}"
     )
-
-
-def _leaving_out(hashes: Sequence[int]) -> str:
-    listed = ", ".join(map(str, hashes))
-    return f" where {_KEY_HASH} not in ({listed})" if hashes else ""
 
 
 _KEY_HASH = '"hash of the key"'
 """A name that is not likely to be one of the source's columns."""
 
 
-def lake_rows(shape: Shape, held: Sequence[Held], changes: Changes) -> str:
-    """The lake's rows with the changes applied, hashed, in Trino's SQL."""
-    rows = _base(shape, held, changes)
+def lake_rows(shape: Shape, held: Sequence[Held], changes: Changes, within: str = "true") -> str:
+    """The lake's rows with the changes applied, hashed, in Trino's SQL; of those keys alone."""
+    rows = _base(shape, held, changes, within)
     if changes.count:
-        rows = _with_key(shape, rows, changes) if shape.key else _keyless(shape, rows, changes)
-    texts = f"select key_text, {row_in_lake('texts')} as row_text, copies from ({rows})"
+        apply = _with_key if shape.key else _keyless
+        rows = apply(shape, rows, changes, within)
+    texts = f"select key_hash, key_text, {row_in_lake('texts')} as row_text, copies from ({rows})"
     return (
-        f"select {hash_in_lake('key_text')} as key_hash, {hash_in_lake('row_text')} as row_hash,"
-        f" key_text, row_text, copies from ({texts})"
+        f"select key_hash, {hash_in_lake('row_text')} as row_hash, key_text, row_text, copies"
+        f" from ({texts})"
     )
 
 
@@ -117,21 +122,21 @@ def partial_keys(shape: Shape, held: Sequence[Held], changes: Changes) -> str:
 
     Each is the new key of a row with a large value that stands in no row but that of its old key.
     """
-    merged = _merged(shape, _base(shape, held, changes), changes)
-    partial = f"select key_text from ({merged}) where is_partial"
-    return f"select {hash_in_lake('key_text')} as key_hash, key_text from ({partial})"
+    merged = _merged(shape, _base(shape, held, changes, "true"), changes, "true")
+    return f"select key_hash, key_text from ({merged}) where is_partial"
 
 
-# -- below, rows are: key_text, texts (an array, of the shape's columns), copies -------------------
+# -- below, rows are: key_hash, key_text, texts (an array, of the columns by type), copies ---------
 
 
-def _base(shape: Shape, held: Sequence[Held], changes: Changes) -> str:
+def _base(shape: Shape, held: Sequence[Held], changes: Changes, within: str) -> str:
     """The rows of the lake's tables; of no use after a TRUNCATE."""
-    key, texts = row_in_lake(in_lake(shape.key_columns)), in_lake(shape.columns)
+    key, texts = row_in_lake(in_lake(shape.key_columns)), in_lake(shape.by_type)
     return " union all ".join(
-        f"select {'distinct ' if one.is_distinct else ''}{key} as key_text, {texts} as texts,"
+        f"select {'distinct ' if one.is_distinct else ''}key_hash, key_text, texts, copies from ("
+        f"select {hash_in_lake(key)} as key_hash, {key} as key_text, {texts} as texts,"
         f" {one.copies} as copies from {one.relation}"
-        f" where {'false' if changes.truncated else one.where}"
+        f" where {'false' if changes.truncated else one.where}) where {within}"
         for one in held
     )
 
@@ -152,25 +157,33 @@ def _images(changes: Changes) -> str:
     return f"select *, if(op = 'u', map_concat(after, before), before) as was from ({parsed})"
 
 
-def _keyless(shape: Shape, base: str, changes: Changes) -> str:
+def _keyless(shape: Shape, base: str, changes: Changes, within: str) -> str:
     """The rows of a table without a key: each change adds a copy of a row, or takes one away."""
 
     def signed(image: str, copies: int, ops: str) -> str:
-        texts = in_change(shape.columns, image)
+        texts = in_change(shape.by_type, image)
         rows = f"select {texts} as texts from ({_images(changes)}) where op in ({ops})"
-        return f"select {row_in_lake('texts')} as key_text, texts, {copies} as copies from ({rows})"
+        keyed = f"select {row_in_lake('texts')} as key_text, texts from ({rows})"
+        return (
+            f"select key_hash, key_text, texts, {copies} as copies"
+            f" from (select {hash_in_lake('key_text')} as key_hash, * from ({keyed}))"
+            f" where {within}"
+        )
 
     added, removed = signed("after", 1, "'c', 'u'"), signed("before", -1, "'d', 'u'")
     return f"{base} union all {added} union all {removed}"
 
 
-def _with_key(shape: Shape, base: str, changes: Changes) -> str:
+def _with_key(shape: Shape, base: str, changes: Changes, within: str) -> str:
     """The rows of a table with a key: the unchanged ones, and the newest version of the others."""
-    merged = _merged(shape, base, changes)
-    return f"select key_text, texts, copies from ({merged}) where is_alive and not is_partial"
+    merged = _merged(shape, base, changes, within)
+    return (
+        f"select key_hash, key_text, texts, copies from ({merged})"
+        " where is_alive and not is_partial"
+    )
 
 
-def _merged(shape: Shape, base: str, changes: Changes) -> str:
+def _merged(shape: Shape, base: str, changes: Changes, within: str) -> str:
     """The rows of a base, and the newest version of each key that changed in place of them.
 
     `is_partial` says of a version that it leaves out a value, and no row of its key has one.
@@ -182,29 +195,30 @@ def _merged(shape: Shape, base: str, changes: Changes) -> str:
             f"when {i} then if(newest.lacks_{i}, element_at(base.texts, {i}), newest.text_{i})"
             for i, _ in left_out
         )
-        places = f"sequence(1, {len(shape.columns)})"
+        places = f"sequence(1, {len(shape.by_type)})"
         texts = f"zip_with({places}, newest.texts, (i, v) -> case i {filled} else v end)"
         lacks = " or ".join(f"newest.lacks_{i}" for i, _ in left_out)
         is_partial = f"newest.is_alive and (newest.is_moved or base.key_text is null and ({lacks}))"
     return (
-        "select coalesce(newest.key_text, base.key_text) as key_text,"
+        "select coalesce(newest.key_hash, base.key_hash) as key_hash,"
+        " coalesce(newest.key_text, base.key_text) as key_text,"
         f" if(newest.key_text is null, base.texts, {texts}) as texts,"
         " coalesce(base.copies, 1) as copies,"
         " newest.key_text is null or newest.is_alive as is_alive,"
         f" newest.key_text is not null and {is_partial} as is_partial"
-        f" from ({base}) as base full outer join ({_newest(shape, changes)}) as newest"
+        f" from ({base}) as base full outer join ({_newest(shape, changes, within)}) as newest"
         " on base.key_text = newest.key_text"
     )
 
 
 def _left_out(shape: Shape, changes: Changes) -> list[tuple[int, Compared]]:
     """The columns that some changes leave out, and their places among the texts, from 1."""
-    columns = enumerate(shape.columns, start=1)
+    columns = enumerate(shape.by_type, start=1)
     return [(i, column) for i, column in columns if column.source_name in changes.unchanged]
 
 
-def _newest(shape: Shape, changes: Changes) -> str:
-    """The newest version of each key: key_text, is_alive, texts.
+def _newest(shape: Shape, changes: Changes, within: str) -> str:
+    """The newest version of each key: key_hash, key_text, is_alive, texts.
 
     For a column that some changes leave out, by its place: the newest text_1, and lacks_1, that
     there is none. Where `is_moved`, it may be found under another key.
@@ -218,7 +232,7 @@ def _newest(shape: Shape, changes: Changes) -> str:
     moved = "op = 'u' and before is not null and key_before <> key_after"
     versions = (
         "select if(op = 'd', key_before, key_after) as key_text, op <> 'd' as is_alive, position,"
-        f" {in_change(shape.columns, 'after')} as texts, unchanged,"
+        f" {in_change(shape.by_type, 'after')} as texts, unchanged,"
         f" coalesce({moved}, false) as is_moved from ({keyed})"
         " union all select key_before, false, position, null, array[], false"
         f" from ({keyed}) where {moved}"
@@ -230,8 +244,9 @@ def _newest(shape: Shape, changes: Changes) -> str:
         for has in [f"not contains(unchanged, {literal(column.source_name)})"]
     )
     return (
-        "select key_text, max_by(is_alive, position) as is_alive,"
+        "select key_hash, key_text, max_by(is_alive, position) as is_alive,"
         f" max_by(texts, position) as texts{of_columns},"
         " bool_or(is_moved and cardinality(unchanged) > 0) as is_moved"
-        f" from ({versions}) group by key_text"
+        f" from (select {hash_in_lake('key_text')} as key_hash, * from ({versions}))"
+        f" where {within} group by key_hash, key_text"
     )

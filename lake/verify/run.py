@@ -151,13 +151,12 @@ def compare(
     def ask(query: str) -> Sequence[Sequence[Any]]:
         return at.connection.execute(query.encode()).fetchall()
 
+    without = [key_hash for key_hash, _ in partial]
     ours = Side(
-        source_rows(shape, there.relation, [key for key, _ in partial]), "sum(row_hash)", ask
+        lambda within: source_rows(shape, there.relation, within, without), "sum(row_hash)", ask
     )
     theirs = Side(
-        lake_rows(shape, target.held, changes),
-        _TOTAL_IN_LAKE,
-        trino.ask,
+        lambda within: lake_rows(shape, target.held, changes, within), _TOTAL_IN_LAKE, trino.ask
     )
     found = digests.compare(
         ours,
@@ -236,10 +235,11 @@ def _rows(shape: Shape, side: Side, key_hashes: Sequence[int]) -> dict[int, list
     """The rows of some keys, by the hash of the key."""
     found: dict[int, list[Texts]] = {}
     listed = ", ".join(map(str, key_hashes))
-    query = f"select key_hash, row_text from ({side.rows}) as h where key_hash in ({listed})"
-    for key_hash, row in side.ask(query):
-        names = (column.name for column in shape.columns)
-        found.setdefault(key_hash, []).append(dict(zip(names, texts_of(row), strict=True)))
+    rows = side.rows(f"key_hash in ({listed})")
+    for key_hash, row in side.ask(f"select key_hash, row_text from ({rows}) as hashed"):
+        texts = {c.name: text for c, text in zip(shape.by_type, texts_of(row), strict=True)}
+        in_order = {column.name: texts[column.name] for column in shape.columns}
+        found.setdefault(key_hash, []).append(in_order)
     return found
 
 
@@ -260,4 +260,8 @@ def _example(
         key = dict(zip(shape.key, texts_of(difference.key_text), strict=True))
     if not options.values:
         there, here = [], []
+    elif difference.kind == "differing":
+        there, here = (
+            [{name: row[name] for name in columns} for row in side] for side in (there, here)
+        )
     return Example(difference.kind, key, columns, there, here)

@@ -115,7 +115,6 @@ def _shape(table: SourceTable, of: Table, columns: Sequence[str]) -> tuple[Shape
         for column in table.columns
         if column.name in types and column.source_name in columns
     ]
-    compared.sort(key=lambda column: str(column.type))  # `values` prints them type by type
     names = {column.name for column in compared}
     if lacking := [name for name in table.key if name not in names]:
         raise LakeError(f"its key can't be compared: {', '.join(lacking)} is on one side only")

@@ -276,7 +276,6 @@ class Made:
 
     def _target(self, held: Sequence[Held], built_lsn: int) -> Target:
         compared = [Compared(column, column, self.type(column)) for column in self.columns]
-        compared.sort(key=lambda column: str(column.type))
         landed = self.relation("bronze_made", f"{self.name}_changes")
         return Target(self.name, held, built_lsn, landed, len(self.rows), Shape(compared, self.key))
 
