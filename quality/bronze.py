@@ -1,20 +1,20 @@
-"""Bronze is what the source holds: its columns, its rows, lately, and every change with its key.
+"""Bronze is what the source holds: its columns, its rows, and every change with its key.
 
-Columns, keys and freshness are the contract's. By hand: that a TRUNCATE, which no merge can apply,
-stops the run, and how far behind capture may be.
+Columns, keys and freshness are the contract's. By hand: how far behind capture may be. A table that
+can't be captured, and values that its types can't hold, are told, and keep nobody else waiting.
 """
 
 from great_expectations.expectations.expectation import Expectation
 
 from lake.manifest import manifest, source_tables
-from quality.suite import Suite, between, key, none, one_of
+from quality.suite import Suite, between, key, none, one_of, present
 
 BEHIND_BYTES = 256 * 1024**2
 
 
 def suite() -> Suite:
     loaded: dict[str, list[Expectation]] = {
-        table.bronze: key(*table.key) for table in source_tables()
+        table.bronze: key(*table.key) if table.key else [] for table in source_tables()
     }
     return loaded | {
         "bronze.columns": [
@@ -25,8 +25,28 @@ def suite() -> Suite:
         ],
         "bronze.rows": [
             none(
-                "as many rows as the source, but for the changes of the last minute",
-                "select * from {batch} where abs(in_source - in_bronze) > changed_lately",
+                "there are as many rows as at the source, at one LSN",
+                "select source_table, in_source, in_bronze from {batch} "
+                "where in_source <> in_bronze",
+            ),
+            none(
+                "rows can be counted",
+                "select distinct trouble from {batch} where trouble is not null",
+                warns=True,
+            ),
+        ],
+        "bronze.tables": [
+            none(
+                "every declared table can be captured",
+                "select trouble from {batch}",
+                warns=True,
+            ),
+        ],
+        "bronze.unheld": [
+            none(
+                "every value can be held by its column's type, and is not null instead",
+                "select source_table, column, found from {batch}",
+                warns=True,
             ),
         ],
         "bronze.capture": [
@@ -39,14 +59,12 @@ def suite() -> Suite:
                 "select max(ingested_at) as newest from {batch} "
                 f"having max(ingested_at) < current_timestamp - interval {_seconds()} seconds",
             ),
+            one_of("op", "c", "u", "d", "t", "m"),
+            present("op"),
             none(
-                "no table was truncated since its snapshot",
-                "select source_table, lsn from {batch} where op = 't' and is_since_snapshot",
-            ),
-            none(
-                "every change is one of a row, and has its key",
-                "select source_table, lsn, op from {batch} "
-                "where op is null or (is_since_snapshot and not has_key)",
+                "every change has the declared key of its row",
+                "select source_table, commit_lsn, ordinal, op from {batch} "
+                "where is_since_snapshot and not has_key",
             ),
         ],
     }

@@ -1,6 +1,7 @@
 """The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
 
-import time
+import re
+import secrets
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -8,11 +9,13 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 
-from lake import source
+from lake import lag, source
 from lake.catalog import access, for_spark, open_catalog
 from lake.errors import LakeError
 from lake.manifest import SourceTable, model_nodes, source_tables
 from lake.settings import TRUNK, settings
+from lake.source.inspection import suspended
+from lake.types import canonical
 
 ICEBERG = {
     "bigint": "bigint",
@@ -23,14 +26,12 @@ ICEBERG = {
     "integer": "int",
     "real": "float",
     "smallint": "int",
-    "timestamp": "timestamp_ntz",
     "timestamp without time zone": "timestamp_ntz",
     "timestamp with time zone": "timestamp",
-    "timestamptz": "timestamp",
 }
 """Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
 
-PATIENCE_SECONDS = 6.0
+PATIENCE_SECONDS = 20.0
 NO_ROW = "{}"
 """The `_unheld` of the row of bronze that stands for a snapshot of no rows."""
 
@@ -61,15 +62,24 @@ def frames(layer: str) -> dict[str, DataFrame]:
 
 
 def bronze() -> dict[str, DataFrame]:
+    """What bronze is judged on. Of a suspended table only what was landed, and that it is one."""
     declared = source_tables()
+    troubles = suspended()
+    ailing = {trouble.table for trouble in troubles}
+    well = [table for table in declared if table.qualified not in ailing]
     snapshots = {table.qualified: snapshot(table) for table in declared}
     loaded = {table.bronze: snapshots[table.qualified].rows for table in declared}
-    since = {name: taken.lsn for name, taken in snapshots.items()}
-    counted = rows(snapshots, changes(read("bronze.changes"), declared, since), declared)
+    counted = rows(snapshots, well)
+    landed = changes(_standing(), declared, {name: one.lsn for name, one in snapshots.items()})
     return loaded | {
-        "bronze.changes": changes(_standing(), declared, since),
-        "bronze.columns": columns(loaded, declared),
+        "bronze.changes": landed.drop("row"),
+        "bronze.columns": columns(loaded, well),
         "bronze.rows": counted,
+        "bronze.unheld": unheld(loaded, landed, declared),
+        "bronze.tables": spark().createDataFrame(
+            [(trouble.table, str(trouble)) for trouble in troubles],
+            "source_table string, trouble string",
+        ),
         "bronze.capture": capture(),
     }
 
@@ -103,31 +113,75 @@ def snapshot(declared: SourceTable) -> Snapshot:
     return Snapshot(newest._snapshot_lsn, newest.counted, rows)
 
 
+_TEXTS = "map<string,string>"
+"""A row image, or `_unheld`, in Spark's words: the texts of values by the source's columns."""
+
+
 def changes(table: DataFrame, declared: list[SourceTable], snapshots: dict[str, int]) -> DataFrame:
-    """The landed changes: their operation, whether all of the row's key is there, and whether they
-    were committed after the table's snapshot, whose LSN is in `snapshots`."""
-    has_key, is_since = f.lit(True), f.lit(False)
+    """The landed changes: what each is, whether it has the declared key of its row, and whether it
+    was committed after its table's snapshot, whose LSN is in `snapshots`; with the row, as JSON."""
+    is_since = f.lit(False)
     for name, lsn in snapshots.items():
-        since = (f.col("lsn") >= lsn) | (f.col("prior_commit_lsn") >= lsn)
-        is_since = is_since | ((f.col("source_table") == name) & since)
+        is_since = is_since | ((f.col("source_table") == name) & (f.col("commit_lsn") >= lsn))
+    row = f.when(f.col("op") == "d", f.col("before")).otherwise(f.col("after"))
+    named = f.from_json(f.coalesce(f.col("key"), row), _TEXTS)
+    has_key = f.lit(True)
     for one in declared:
         keyed = f.lit(True)
+        names = {column.name: column.source_name for column in one.columns}
         for column in one.key:
-            image = f.coalesce(
-                f.get_json_object("envelope", f"$.after.{column}"),
-                f.get_json_object("envelope", f"$.before.{column}"),
-            )
-            keyed = keyed & image.isNotNull()
+            keyed = keyed & named.getItem(names[column]).isNotNull()
         has_key = f.when(f.col("source_table") == one.qualified, keyed).otherwise(has_key)
-    op = f.get_json_object("envelope", "$.op")
     return table.select(
         "source_table",
-        "lsn",
+        "commit_lsn",
+        "ordinal",
         "ingested_at",
-        op.alias("op"),
-        (has_key | (op == "t")).alias("has_key"),
+        "op",
+        (has_key | f.col("op").isin("t", "m")).alias("has_key"),
         is_since.alias("is_since_snapshot"),
+        row.alias("row"),
     )
+
+
+_OUTSIDE = r"^(NaN|-?[Ii]nfinity|.* BC|\d{5,}-.*)$"
+"""What a text looks like that its column's type can't hold: no number, no time of the years 1 to
+9999. Other types that are not text hold whatever Postgres prints."""
+_PERHAPS_OUTSIDE = r'"(NaN|-?[Ii]nfinity|[^"]* BC|\d{5,}-[^"]*)"'
+
+
+def unheld(
+    loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
+) -> DataFrame:
+    """How many values of which column are null in the lake, since its type can't hold them."""
+    found = []
+    for table in declared:
+        bounded = [c for c in table.columns if _is_bounded(c.type)]
+        if not bounded:
+            continue
+        texts = f.from_json("_unheld", _TEXTS)
+        in_bulk = loaded[table.bronze].where("_unheld is not null").select(texts.alias("texts"))
+        in_changes = landed.where(
+            (f.col("source_table") == table.qualified)
+            & f.col("is_since_snapshot")
+            & f.col("row").rlike(_PERHAPS_OUTSIDE)
+        ).select(f.from_json("row", _TEXTS).alias("texts"))
+        texts_of = in_bulk.union(in_changes)
+        counts = [
+            f.count_if(f.col("texts").getItem(column.source_name).rlike(_OUTSIDE))
+            for column in bounded
+        ]
+        (row,) = texts_of.agg(*(count.alias(f"n{i}") for i, count in enumerate(counts))).collect()
+        found += [
+            (table.qualified, column.name, int(count))
+            for column, count in zip(bounded, row, strict=True)
+            if count
+        ]
+    return spark().createDataFrame(found, "source_table string, column string, found bigint")
+
+
+def _is_bounded(postgres: str) -> bool:
+    return _spark_type(postgres).startswith(("decimal", "date", "timestamp"))
 
 
 def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFrame:
@@ -143,56 +197,66 @@ def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFr
     )
 
 
-def rows(
-    snapshots: dict[str, Snapshot], landed: DataFrame, declared: list[SourceTable]
-) -> DataFrame:
-    """How many rows each table has at the source and in bronze, once what is on its way is in."""
-    began = time.monotonic()
-    while True:
-        in_source = _count_source(declared)
-        lately, since = _count_changes(landed)
-        counted = [
-            (name, in_source[name], taken.counted + since.get(name, 0), lately.get(name, 0))
-            for name, taken in snapshots.items()
+def rows(snapshots: dict[str, Snapshot], declared: list[SourceTable]) -> DataFrame:
+    """How many rows each table has at one LSN, at the source and in bronze.
+
+    Where that can't be counted, since transactions stay open at the source or capture does not come
+    as far, the counts are null, and `trouble` says why.
+    """
+    try:
+        lsn, in_source = _count_source(declared)
+        lag.catch_up(PATIENCE_SECONDS)
+    except LakeError as error:
+        counted: list[tuple[object, ...]] = [
+            (t.qualified, None, None, str(error)) for t in declared
         ]
-        even = all(abs(there - here) <= slack for _, there, here, slack in counted)
-        if even or time.monotonic() - began > PATIENCE_SECONDS:
-            break
-        time.sleep(1)
+    else:
+        landed = _standing().where(f.col("commit_lsn") < lsn)
+        counted = [
+            (name, there, _count_bronze(snapshots[name], landed, name), None)
+            for name, there in in_source.items()
+        ]
     return spark().createDataFrame(
-        counted, "source_table string, in_source bigint, in_bronze bigint, changed_lately bigint"
+        counted, "source_table string, in_source bigint, in_bronze bigint, trouble string"
     )
 
 
-def _count_source(declared: list[SourceTable]) -> dict[str, int]:
+def _count_source(declared: list[SourceTable]) -> tuple[int, dict[str, int]]:
+    """An LSN, and the rows of each table that the transactions before it have made."""
+    slot = f"{settings().source.slot}_{secrets.token_hex(6)}"
     counted = {}
-    with source.connect() as connection:
+    with (
+        source.exported_snapshot(slot, is_temporary=True, seconds=PATIENCE_SECONDS) as made,
+        source.connect() as connection,
+        connection.transaction(),
+    ):
+        lsn, name = made
+        connection.execute("set transaction isolation level repeatable read, read only")
+        connection.execute(f"set transaction snapshot '{name}'".encode())
         for table in declared:
-            query = sql.SQL("select count(*) from {}").format(
-                sql.Identifier(table.schema, table.name)
-            )
+            from_ = sql.Identifier(table.schema, table.name)
+            is_parent = "select relkind = 'p' from pg_class where oid = %s::regclass"
+            row = connection.execute(is_parent, [from_.as_string(connection)]).fetchone()
+            only = sql.SQL("" if row == (True,) else "only ")
+            query = sql.SQL("select count(*) from {}{}").format(only, from_)
             (count,) = connection.execute(query).fetchone() or (0,)
             counted[table.qualified] = int(count)
-    return counted
+    return lsn, counted
 
 
-def _count_changes(landed: DataFrame) -> tuple[dict[str, int], dict[str, int]]:
-    """By table: the changes of the last minute, and the rows that changes added to the snapshot."""
+def _count_bronze(taken: Snapshot, landed: DataFrame, name: str) -> int:
+    """The rows of a table: of its snapshot, and what changes added since, or since a TRUNCATE."""
+    mine = landed.where((f.col("source_table") == name) & (f.col("commit_lsn") >= taken.lsn))
+    position = f.struct("commit_lsn", "ordinal")
+    (emptied,) = mine.where("op = 't'").agg(f.max(position).alias("last")).collect()
+    counted = taken.counted
+    if emptied.last:
+        counted, (lsn, ordinal) = 0, emptied.last
+        since = (f.col("commit_lsn") == lsn) & (f.col("ordinal") > ordinal)
+        mine = mine.where((f.col("commit_lsn") > lsn) | since)
     added = f.when(f.col("op") == "c", 1).when(f.col("op") == "d", -1).otherwise(0)
-    minute = f.current_timestamp() - f.expr("interval 1 minute")
-    found = (
-        landed.where("is_since_snapshot")
-        .groupBy("source_table")
-        .agg(
-            f.sum(added).alias("added"),
-            f.count_if(f.col("ingested_at") > minute).alias("lately"),
-        )
-        .collect()
-    )
-    return (
-        {row.source_table: int(row.lately) for row in found},
-        {row.source_table: int(row.added) for row in found},
-    )
+    (row,) = mine.agg(f.coalesce(f.sum(added), f.lit(0)).alias("added")).collect()
+    return counted + int(row.added)
 
 
 def capture() -> DataFrame:
@@ -206,9 +270,11 @@ def capture() -> DataFrame:
 
 
 def _spark_type(postgres: str) -> str:
-    if postgres.startswith("numeric("):
-        return postgres.replace("numeric", "decimal").replace(" ", "")
-    return ICEBERG.get(postgres, "string")
+    written = canonical(postgres)
+    if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", written):
+        precision, scale = map(int, decimal.groups())
+        return f"decimal({precision},{scale})" if scale <= precision <= 38 else "string"
+    return ICEBERG.get(written, "string")
 
 
 def read(name: str) -> DataFrame:

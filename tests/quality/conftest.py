@@ -40,10 +40,12 @@ SCHEMAS = {
     "gold.dim_dates": "date_day date",
     "bronze.loan": "loan_id bigint, _snapshot_lsn bigint",
     "bronze.loan_payment": "loan_id bigint, installment int, _snapshot_lsn bigint",
-    "bronze.changes": "source_table string, lsn bigint, ingested_at timestamp, op string, "
-    "has_key boolean, is_since_snapshot boolean",
+    "bronze.changes": "source_table string, commit_lsn bigint, ordinal bigint, "
+    "ingested_at timestamp, op string, has_key boolean, is_since_snapshot boolean",
     "bronze.columns": "source_table string, column string, declared string, found string",
-    "bronze.rows": "source_table string, in_source bigint, in_bronze bigint, changed_lately bigint",
+    "bronze.rows": "source_table string, in_source bigint, in_bronze bigint, trouble string",
+    "bronze.tables": "source_table string, trouble string",
+    "bronze.unheld": "source_table string, column string, found bigint",
     "bronze.capture": "wal_status string, bytes_behind bigint",
 }
 
@@ -117,18 +119,20 @@ def rows() -> Rows:
         "bronze.changes": [
             {
                 "source_table": "public.loan",
-                "lsn": 501,
+                "commit_lsn": 501,
+                "ordinal": 1,
                 "ingested_at": datetime.now(UTC) - timedelta(seconds=5),
                 "op": "u",
                 "has_key": True,
                 "is_since_snapshot": True,
             },
-            {  # before its table's snapshot was taken anew, which mends it
+            {  # before its table's snapshot was taken anew
                 "source_table": "public.loan_payment",
-                "lsn": 499,
+                "commit_lsn": 499,
+                "ordinal": 1,
                 "ingested_at": DECIDED,
-                "op": "t",
-                "has_key": True,
+                "op": "u",
+                "has_key": False,
                 "is_since_snapshot": False,
             },
         ],
@@ -141,8 +145,10 @@ def rows() -> Rows:
             }
         ],
         "bronze.rows": [
-            {"source_table": "public.loan", "in_source": 2, "in_bronze": 2, "changed_lately": 0}
+            {"source_table": "public.loan", "in_source": 2, "in_bronze": 2, "trouble": None}
         ],
+        "bronze.tables": [],
+        "bronze.unheld": [],
         "bronze.capture": [{"wal_status": "reserved", "bytes_behind": 100}],
     }
 
