@@ -14,7 +14,7 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from ingestion import bronze, piece
-from ingestion.piece import File, Piece, Taken
+from ingestion.piece import File, Piece, Taken, UnheldKeyError
 from lake import source
 from lake.settings import settings
 from lake.source.inspection import Table, Trouble
@@ -47,6 +47,9 @@ def copy(tables: Sequence[Table], lsn: int, snapshot: str, progress: Progress) -
                     raise
                 said = " ".join(str(error).split()).partition(" [SQLSTATE")[0]
                 troubles.append(Trouble(name, f"could not be copied: {said}"))
+            except UnheldKeyError as error:
+                what = f"has a key that the lake can't hold: declare its {error} as text"
+                troubles.append(Trouble(name, what))
             except _ChangedError:
                 what = "was truncated, rewritten or partitioned anew while it was copied: try again"
                 troubles.append(Trouble(name, what))
@@ -75,7 +78,7 @@ def _copy_table(table: Table, taken: Taken, pool: ThreadPoolExecutor, progress: 
     def copied(one: Piece) -> File:
         if stop.is_set():
             raise InterruptedError
-        return piece.copy(table.columns, one, taken, location)
+        return piece.copy(table, one, taken, location)
 
     futures = [pool.submit(copied, one) for part in stored for one in _pieces(part)]
     try:

@@ -5,7 +5,7 @@ Values are typed where bronze has an equal type, and else are the text that Post
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,6 +22,7 @@ from lake import source
 from lake.credentials import credentials
 from lake.manifest import Column
 from lake.settings import settings
+from lake.source.inspection import Table
 from lake.types import canonical
 
 _HELD_DAYS = (-719_162, 2_932_896)
@@ -55,8 +56,16 @@ class Piece:
     end: int | None
 
 
-def copy(columns: Sequence[Column], piece: Piece, taken: Taken, location: str) -> File:
-    """Copy the rows of a piece into one Parquet file."""
+class UnheldKeyError(Exception):
+    """A row's key has a value that its type in bronze can't hold."""
+
+
+def copy(table: Table, piece: Piece, taken: Taken, location: str) -> File:
+    """Copy the rows of a piece into one Parquet file.
+
+    Raises UnheldKeyError, with the column's name, where a row would be without its key.
+    """
+    columns, key = table.columns, table.declared.key
     typed = [(column, bronze_type(column.type)) for column in columns]
     path = f"{location}/data/{taken.lsn}-{piece.first}-{uuid.uuid4()}.parquet"
     rows = 0
@@ -64,10 +73,13 @@ def copy(columns: Sequence[Column], piece: Piece, taken: Taken, location: str) -
         cursor.execute("set row_security = off")  # an error instead of a part of the rows
         cursor.execute("set transaction isolation level repeatable read, read only")
         cursor.execute(f"set transaction snapshot '{taken.snapshot}'")
-        cursor.execute(_select(typed, piece))
+        cursor.execute(_select(typed, table.printed, piece))
         with _writer(path, columns) as writer:
             for batch in cursor.fetch_record_batch():
-                writer.write_batch(_landed(batch, typed, taken))
+                landed = _landed(batch, typed, taken)
+                if bare := [name for name in key if landed.column(name).null_count]:
+                    raise UnheldKeyError(bare[0])
+                writer.write_batch(landed)
                 rows += batch.num_rows
     return File(path, rows)
 
@@ -98,9 +110,14 @@ _READ_AS_PRINTED = re.compile(r"text|character varying(\(\d+\))?")
 Typed = Sequence[tuple[Column, BronzeType]]
 
 
-def _select(typed: Typed, piece: Piece) -> str:
+def _select(typed: Typed, printed: Container[str], piece: Piece) -> str:
     """The query for the rows of a piece: each column as `_value` has it, then `_unheld`."""
-    values = [_value(column, kind) for column, kind in typed]
+    values = [
+        _printed(sql.Identifier(column.source_name))
+        if column.source_name in printed
+        else _value(column, kind)
+        for column, kind in typed
+    ]
     pages = sql.SQL("ctid >= {}").format(sql.Literal(f"({piece.first},0)"))
     if piece.end is not None:  # the last piece takes what was appended since
         pages += sql.SQL(" and ctid < {}").format(sql.Literal(f"({piece.end},0)"))

@@ -16,11 +16,13 @@ from lake.manifest import Column, SourceTable, source_tables
 from lake.names import LANDED, lake_names
 from lake.settings import settings
 from lake.source import connect
-from lake.types import is_same
+from lake.types import canonical, is_same
 
 OLDEST = 150000
 """Postgres 15 is the first that tells which columns and rows a publication leaves out."""
 PUBLISHES_GENERATED = 180000
+TEXT = "text"
+"""What any column can be declared as: it is landed as Postgres prints it."""
 OPERATIONS = "insert, update, delete, truncate"
 
 
@@ -46,11 +48,16 @@ class Trouble:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be captured; its columns, declared or not, by their names in the lake."""
+    """A table that can be captured; its columns, declared or not, by their names in the lake.
+
+    A column's type is the source's, or text where that is declared: `printed` are those columns, by
+    their names at the source.
+    """
 
     declared: SourceTable
     oid: int
     columns: tuple[Column, ...]
+    printed: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,7 @@ def inspect(connection: psycopg.Connection, declared: Sequence[SourceTable]) -> 
         ailing = list(look.troubles())
         troubles += ailing
         if not ailing:
-            tables.append(Table(table, relation.root.oid, look.columns()))
+            tables.append(Table(table, relation.root.oid, look.columns(), look.printed()))
     named = {relation.root.sql for relation in found.values()}
     return Inspection(
         tuple(tables),
@@ -352,10 +359,19 @@ class _Look:
         return tuple(
             Column(
                 declared[column.name].name if column.name in declared else names[column.name],
-                column.type,
+                TEXT if column.name in self.printed() else column.type,
                 column.name,
             )
             for column in shared
+        )
+
+    def printed(self) -> frozenset[str]:
+        """The columns that are declared as text, and are something else at the source."""
+        actual = {column.name: canonical(column.type) for column in self.found.columns}
+        return frozenset(
+            column.source_name
+            for column in self.table.columns
+            if canonical(column.type) == TEXT != actual.get(column.source_name)
         )
 
     def _trouble(
@@ -423,10 +439,10 @@ class _Look:
             label = f"{self.table.qualified}.{column.source_name}"
             if found is None:
                 yield self._trouble(f"has no column {column.source_name}, which is declared")
-            elif not is_same(column.type, found.type):
+            elif canonical(column.type) != TEXT and not is_same(column.type, found.type):
                 yield self._trouble(
                     f"has another type than is declared: {label} is declared as {column.type}, "
-                    f"but the source has {found.type}: correct its data_type"
+                    f"but the source has {found.type}: correct its data_type, or declare text"
                 )
             elif found.generated and not may_be_told(self.version, found):
                 yield self._trouble(

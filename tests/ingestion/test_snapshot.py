@@ -383,6 +383,29 @@ def test_a_table_whose_declared_columns_have_changed_is_taken_anew(
     assert len(kept) == ("type text" in done), "what can't be widened is kept under another name"
 
 
+def test_any_column_can_be_declared_as_text_and_a_key_must_be_where_no_type_holds_it(
+    owner: psycopg.Connection, captured: None
+) -> None:
+    owner.execute("create table thing (id int primary key, until date, bytes bytea)")
+    owner.execute("insert into thing values (1, 'infinity', 'x'), (2, '2026-01-01', null)")
+    owner.execute("create table period (until date primary key)")
+    owner.execute("insert into period values ('infinity'), ('0044-03-15 BC')")
+    thing = declared("thing", ("id",), id="text", until="text", bytes="text")
+    period = declared("period", ("until",), until="date")
+    loaded = load(thing, period)
+    assert loaded.rows == {"public.thing": 2}
+    assert [str(trouble) for trouble in loaded.suspended] == [
+        "public.period has a key that the lake can't hold: declare its until as text"
+    ]
+    assert sorted((row["id"], row["until"], row["bytes"]) for row in newest()) == [
+        ("1", "infinity", "\\x78"),
+        ("2", "2026-01-01", None),
+    ]
+    assert {row["_unheld"] for row in newest()} == {None}
+    assert load(thing, declared("period", ("until",), until="text")).rows == {"public.period": 2}
+    assert {row["until"] for row in landed("bronze.period")} == {"infinity", "0044-03-15 BC"}
+
+
 def test_columns_have_names_of_the_lake_and_those_nobody_declared_too(
     owner: psycopg.Connection,
 ) -> None:
