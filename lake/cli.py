@@ -597,7 +597,7 @@ def log(
         typer.echo(json.dumps([asdict(one) for one in publishes], indent=2, default=str))
         return
     listed = Table(box=None, pad_edge=False)
-    for heading in ("ID", "AT", "BY", "WHAT", "CODE", "SOURCE AS OF", "TABLES"):
+    for heading in ("ID", "AT", "BY", "WHAT", "CODE", "SOURCE AS OF", "LSN", "TABLES"):
         listed.add_column(heading, no_wrap=heading in ("AT", "SOURCE AS OF"))
     for one in publishes:
         what = f"rollback to {one.restored}" if one.restored else one.run_id or ""
@@ -606,8 +606,9 @@ def log(
             for time in (one.at, one.complete_at)
         )
         style = None if one.is_kept else "dim"
-        tables, code = str(len(one.tables)), one.code_version or ""
-        listed.add_row(str(one.id), at, one.author, what, code, as_of, tables, style=style)
+        code, lsn = one.code_version or "", f"{one.lsn:,}" if one.lsn else ""
+        tables = str(len(one.tables))
+        listed.add_row(str(one.id), at, one.author, what, code, as_of, lsn, tables, style=style)
     out.print(listed)
 
 
