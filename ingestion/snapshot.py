@@ -97,7 +97,11 @@ def ingest(
 
 def _named(declared: list[SourceTable], names: Sequence[str]) -> list[SourceTable]:
     """The tables of those names: of their entries in the project, or at the source."""
-    known = {name: t for t in declared for name in (t.name, t.bronze[7:], t.qualified)}
+    known = {
+        name: table
+        for table in declared
+        for name in (table.name, table.bronze.removeprefix("bronze."), table.qualified)
+    }
     if unknown := [name for name in names if name not in known]:
         raise LakeError(
             f"no table `{unknown[0]}` is declared: choose of "

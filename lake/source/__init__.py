@@ -20,6 +20,7 @@ PINNED = {
     "extra_float_digits": "1",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    "quote_all_identifiers": "off",
     "search_path": "pg_catalog",
     "client_encoding": "UTF8",
 }

@@ -9,6 +9,7 @@ import math
 import struct
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -217,23 +218,10 @@ def _ranges(bounds: st.SearchStrategy[str], *, multi: bool) -> st.SearchStrategy
     return st.lists(one, max_size=2).map(lambda v: f"{{{','.join(v)}}}") if multi else one
 
 
-@pytest.fixture
-def typed(owner: psycopg.Connection) -> dict[str, str]:
-    """A table `everything` with a column of each type; returns the column of each type.
-
-    Left out are pseudo-types, which no column can have, the rows of Postgres's own tables, and
-    arrays of both.
-    """
-    owner.execute(MADE)
-    owner.execute(
-        """
-        create table "My Schema"."Odd Table" (a int, b int default 1, c int default 2);
-        create statistics estimates on a, b from "My Schema"."Odd Table";
-        insert into "My Schema"."Odd Table" select i % 5, i % 5 from generate_series(1, 100) as i;
-        analyze "My Schema"."Odd Table";
-        """
-    )
-    listed = owner.execute(
+def listed(owner: psycopg.Connection) -> list[str]:
+    """Every type that a column can have: no pseudo-type, no row of Postgres's own tables, no array
+    of these."""
+    found = owner.execute(
         """
         select format_type(oid, null) from pg_type
         where typnamespace = 'pg_catalog'::regnamespace and typtype in ('b', 'r', 'm')
@@ -243,7 +231,22 @@ def typed(owner: psycopg.Connection) -> dict[str, str]:
         order by oid
         """
     ).fetchall()
-    names = dict.fromkeys([*(name for (name,) in listed), *DECLARED])
+    return [name for (name,) in found]
+
+
+@pytest.fixture
+def typed(owner: psycopg.Connection) -> dict[str, str]:
+    """A table `everything` with a column of each type; returns the column of each type."""
+    owner.execute(MADE)
+    owner.execute(
+        """
+        create table "My Schema"."Odd Table" (a int, b int default 1, c int default 2);
+        create statistics estimates on a, b from "My Schema"."Odd Table";
+        insert into "My Schema"."Odd Table" select i % 5, i % 5 from generate_series(1, 100) as i;
+        analyze "My Schema"."Odd Table";
+        """
+    )
+    names = dict.fromkeys([*listed(owner), *DECLARED])
     columns = {name: f"c{position}" for position, name in enumerate(names)}
     owner.execute(
         f"create table everything (id int primary key, "
@@ -344,8 +347,13 @@ def take(columns: dict[str, str]) -> dict[int, dict[str, Any]]:
             [lake_settings().source.slot],
         )
     empty_own()
-    listed = tuple(Column(column, name, column) for name, column in columns.items())
-    declared = SourceTable("bronze.everything", "public", "everything", ("id",), listed)
+    declared = SourceTable(
+        "bronze.everything",
+        "public",
+        "everything",
+        ("id",),
+        tuple(Column(column, name, column) for name, column in columns.items()),
+    )
     ingest([declared], postgres.source_owner(), lambda *_: None)
     landed = catalog().load_table("bronze.everything").scan().to_arrow().to_pylist()
     return {row["id"]: row for row in landed if row["_unheld"] != "{}"}
@@ -400,3 +408,54 @@ def test_each_value_of_each_type_is_the_same_in_bulk_in_the_wal_and_in_postgres(
     agree()
     never = typed.keys() - valued
     assert never == {name for name, query in UNREADABLE.items() if not query}
+
+
+ENGINES = {
+    "int": ("int", "integer"),
+    "long": ("bigint", "bigint"),
+    "float": ("float", "real"),
+    "double": ("double", "double"),
+    "boolean": ("boolean", "boolean"),
+    "binary": ("binary", "varbinary"),
+    "date": ("date", "date"),
+    "timestamp": ("timestamp_ntz", "timestamp(6)"),
+    "timestamptz": ("timestamp", "timestamp(6) with time zone"),
+    "decimal(10, 2)": ("decimal(10,2)", "decimal(10,2)"),
+    "string": ("string", "varchar"),
+}
+"""What Spark and Trino call bronze's types."""
+LEFT_OUT = {
+    "decimal": "text: `NaN`",
+    "date": "text: years outside 1 to 9999, `infinity`",
+    "timesta": "text: years outside 1 to 9999, `infinity`",
+}
+TYPES = Path(__file__).parents[2] / "docs" / "types.md"
+
+
+def test_the_docs_say_of_every_type_what_it_is_in_the_lake(owner: psycopg.Connection) -> None:
+    lines = [
+        "# Types of Postgres, and of the lake",
+        "",
+        "Made by `tests/ingestion/test_values.py`: the types that `pg_type` lists, and some with",
+        "modifiers. Text is what Postgres prints, so nothing is lost by it, and any column can be",
+        "declared as text. Arrays, and types that a user makes, are text. What is *held beside* is",
+        "null in the column, and kept as text: in `_unheld` of a bulk snapshot, in the image of a",
+        "change ([tables.md](tables.md#types)).",
+        "",
+        "| Postgres | bronze | silver on Spark | silver on Trino | held beside |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    modified = [name for name in DECLARED if "(" in name and "[" not in name]
+    for name in [*listed(owner), *modified]:
+        if name.endswith("[]"):
+            continue
+        kind = str(bronze_type(name).iceberg)
+        spark, trino = ENGINES.get(kind, (kind.replace(" ", ""),) * 2)
+        beside = next((said for start, said in LEFT_OUT.items() if kind.startswith(start)), "")
+        bronze = "text" if kind == "string" else kind
+        lines.append(f"| `{name}` | {bronze} | {spark} | {trino} | {beside} |")
+    text = "\n".join(lines) + "\n"
+    written = TYPES.read_text() if TYPES.exists() else ""
+    if text != written:
+        TYPES.write_text(text)
+        pytest.fail("docs/types.md was not of today's types: it is now, commit it")
