@@ -19,7 +19,7 @@ LAKE_NAME = re.compile(r"[a-z_][a-z0-9_]*")
 LANDED = frozenset({"_unheld", "_snapshot_lsn", "_ingested_at"})
 """The columns of a table of bulk snapshots that are the lake's own."""
 OWN = LANDED | {
-    *("_commit_lsn", "_ordinal", "_committed_at", "_op", "_deleted", "_row_id", "_copies"),
+    *("_commit_lsn", "_ordinal", "_committed_at", "_op", "_deleted", "_row_hash", "_copies"),
     *("op", "valid_from", "valid_to", "is_valid", "is_current"),
     *("rule", "on_break", "run_id", "first_seen_at", "last_seen_at"),
 }

@@ -14,6 +14,9 @@
     position: they went while nobody watched.
 -#}
 {% macro changelog(table, since=-1, snapshot=none, known=none, completed='all') -%}
+    {%- if execute and not declared_table(table).key -%}
+        {%- do exceptions.raise_compiler_error(table ~ ' has no key, so there is no changelog of it: see `multiset`') -%}
+    {%- endif -%}
     {%- set taken = newest_snapshot(table) if snapshot is none else snapshot -%}
     {%- set kinds = change_kinds(table, since, taken) -%}
     {%- set incomplete = {

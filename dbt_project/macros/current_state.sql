@@ -1,9 +1,10 @@
 {#-
-    A source table as it is now: the last change of each key, and no row that was deleted. With a
-    `history` of it, which may have read less of bronze than there is by now, what that says: its
-    last versions, and of those the valid ones.
+    A source table as it is now: the last change of each key, and no row that was deleted; of a table
+    without a key, a `multiset`. With a `history` of it, which may have read less of bronze than there is
+    by now, what that says: its last versions, and of those the valid ones.
 -#}
 {% macro current_state(table, history=none) -%}
+{%- if execute and not declared_table(table).key -%} {{- return(multiset(table)) -}} {%- endif -%}
 {%- set key = declared_table(table).key %}
 with
 {%- if not history %}

@@ -11,6 +11,7 @@
     {%- set spaced = modules.re.sub('[ \n\t]+', ' ', declared.strip() | lower) -%}
     {%- set tight = modules.re.sub(' ?([(,)]) ?', '\\1', spaced) -%}
     {%- set tight = modules.re.sub('^(time[a-z]*)[(][0-9][)] ?', '\\1 ', tight) | trim -%} {#- as without its precision -#}
+    {%- set tight = modules.re.sub('^(numeric|decimal)[(]([0-9]+)[)]$', '\\1(\\2,0)', tight) -%}
     {{- aliases.get(tight, tight) | replace('decimal(', 'numeric(') -}}
 {%- endmacro %}
 

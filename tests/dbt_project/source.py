@@ -4,7 +4,9 @@ Bronze stands on the branch that the process is on, in a namespace that builders
 """
 
 import json
+import math
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -15,14 +17,18 @@ from pyiceberg.partitioning import PartitionField, PartitionSpec
 from pyiceberg.schema import Schema
 from pyiceberg.transforms import IdentityTransform
 from pyiceberg.types import (
+    BinaryType,
     BooleanType,
     DateType,
     DecimalType,
+    DoubleType,
+    FloatType,
     IcebergType,
     IntegerType,
     LongType,
     NestedField,
     StringType,
+    TimestampType,
     TimestamptzType,
 )
 
@@ -32,6 +38,7 @@ Row = dict[str, Any]
 Table = list[Row]
 
 BRONZE = "bronze_made"
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 LOAN: dict[str, IcebergType] = {
     "loan_id": LongType(),
     "person_age": IntegerType(),
@@ -81,6 +88,29 @@ CHANGES: dict[str, IcebergType] = {
     "unchanged": StringType(),
 }
 COMPLETE_LSN = "lake.complete-lsn"
+CROWD: dict[str, IcebergType] = {
+    "Größe": DecimalType(12, 2),
+    "select": StringType(),
+    "ratio": DoubleType(),
+    "share": FloatType(),
+    "is_told": BooleanType(),
+    "day": DateType(),
+    "at": TimestamptzType(),
+    "local": TimestampType(),
+    "raw": BinaryType(),
+}
+"""A table without a key, by its columns' names at the source."""
+CROWD_VALUES: dict[str, tuple[object, ...]] = {
+    "Größe": (None, Decimal("0.00"), Decimal("-12.50")),
+    "select": (None, "", "a=1:", "é 🙂"),
+    "ratio": (None, 0.1, math.inf, math.nan),
+    "share": (None, 0.5),
+    "is_told": (None, True),
+    "day": (None, date(1, 1, 1)),
+    "at": (None, BEGAN + timedelta(microseconds=10)),
+    "local": (None, datetime(1969, 12, 31, 23, 59, 59)),  # noqa: DTZ001
+    "raw": (None, b"\x00\xff"),
+}
 KEYS = {"loan": ("loan_id",), "loan_payment": ("loan_id", "installment")}
 BREAKS: Table = [
     {"person_age": 144},
@@ -102,7 +132,6 @@ TEXTS = [
     "{}",
     '"op":"d"}',
 ]
-BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 FIRST_ID = 2**53 + 1  # where a float would be off by one
 
 
@@ -167,7 +196,7 @@ class Change:
 
 
 def printed(value: object) -> str | None:
-    """A value as the text that Postgres prints; decimals here have two places."""
+    """A value as the text that Postgres prints; decimals here have two places, times are of UTC."""
     match value:
         case None:
             return None
@@ -176,9 +205,92 @@ def printed(value: object) -> str | None:
         case Decimal():
             return f"{value:.2f}"
         case datetime():
-            written = value.astimezone(UTC).isoformat(" ").removesuffix("+00:00")
-            return (written.rstrip("0") if "." in written else written) + "+00"
+            written = value.replace(tzinfo=None).isoformat(" ")
+            written = written.rstrip("0") if "." in written else written
+            return written if value.tzinfo is None else f"{written}+00"
+        case float():
+            return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(
+                value, "NaN" if math.isnan(value) else repr(value)
+            )
+        case bytes():
+            return f"\\x{value.hex()}"
     return str(value)
+
+
+@dataclass
+class Crowd:
+    """A table without a key, and its WAL: rows by how often they are there."""
+
+    random: random.Random
+    lsn: int = 1_000
+    rows: Counter[tuple[object, ...]] = field(default_factory=Counter)
+    wal: Table = field(default_factory=list)
+    pool: list[tuple[object, ...]] = field(default_factory=list)
+
+    def live(self, transactions: int) -> int:
+        """That many transactions; returns the LSN of the last commit."""
+        r = self.random
+        for _ in range(transactions):
+            self.lsn += r.randint(8, 400)
+            for ordinal in range(1, r.randint(2, 6)):
+                self._log(ordinal, r.choice("ccuud" if r.random() < 0.97 else "t"))
+        return self.lsn
+
+    def __post_init__(self) -> None:
+        """Draw few rows, so that most are there more than once; one has no value at all."""
+        self.pool = [
+            tuple(self.random.choice(values) for values in CROWD_VALUES.values()) for _ in range(12)
+        ]
+        self.pool.append((None,) * len(CROWD))
+
+    def _log(self, ordinal: int, op: str) -> None:
+        before = self.random.choice([*self.rows]) if self.rows and op in "ud" else None
+        if before is None and op in "ud":
+            op = "c"
+        after = self.random.choice(self.pool) if op in "cu" else None
+        if after and before and self.random.random() < 0.2:
+            after = before  # an update that changes nothing
+        if op == "t":
+            self.rows.clear()
+        self.rows.update({before: -1} if before else {})
+        self.rows.update({after: 1} if after else {})
+        self.rows = +self.rows
+        at = BEGAN + timedelta(seconds=self.lsn)
+        self.wal.append(
+            dict.fromkeys(CHANGES)
+            | {
+                "source_table": "public.crowd",
+                "op": op,
+                "commit_lsn": self.lsn,
+                "ordinal": ordinal,
+                "committed_at": at,
+                "ingested_at": at,
+                "before": before and self._image(before),
+                "after": after and self._image(after),
+            }
+        )
+
+    def _image(self, row: tuple[object, ...]) -> str:
+        return json.dumps(dict(zip(CROWD, map(printed, row), strict=True)))
+
+    def clear_but(self, copies: int) -> None:
+        """Delete rows one by one until so many are left, in transactions of their own."""
+        while self.rows.total() > copies:
+            self.lsn += 1
+            self._log(1, "d")
+
+    def snapshot(self) -> Table:
+        """Its rows as a bulk load lands them now."""
+        self.lsn += 1
+        marks: Row = {"_snapshot_lsn": self.lsn, "_ingested_at": BEGAN}
+        names = [lake_name(name) for name in CROWD]
+        rows = [dict(zip(names, row, strict=True)) | marks for row in self.rows.elements()]
+        return rows or [marks | {"_unheld": "{}"}]
+
+
+def lake_name(name: str) -> str:
+    """The name in the lake of a column of CROWD."""
+    return name.replace("Größe", "size")
 
 
 def message(commit_lsn: int, at: datetime) -> Row:

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime
@@ -18,21 +19,28 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from dbt.cli.main import dbtRunner
+import yaml
 from pyiceberg.types import LongType
 from pyspark.errors import PySparkException
 from trino.exceptions import TrinoUserError
 
 from lake.branches import branch
 from lake.catalog import open_catalog
-from lake.manifest import GATE_FOLLOWS, PROJECT
+from lake.manifest import GATE_FOLLOWS, PROJECT, copy_project
 from lake.settings import ROOT, environment, on_branch
-from lake.stack import trino
-from quality.frames import spark
-from tests.conftest import end_spark_session
-from tests.dbt_project.source import BRONZE, Source, create_bronze, land, land_snapshot
+from tests.dbt_project.conftest import ENGINES, Ask, compiled
+from tests.dbt_project.source import (
+    BRONZE,
+    CROWD,
+    Crowd,
+    Source,
+    append,
+    create_bronze,
+    lake_name,
+    land,
+    land_snapshot,
+)
 
-ENGINES = ("spark", "trino")
 MINE, YOURS = "engines_mine", "engines_yours"
 OF_THE_RUN = ("run_id",)
 """Names the invocation that wrote a row; the same row comes from two of them here."""
@@ -54,12 +62,12 @@ Dbt = Callable[..., Done]
 def dbt(tmp_path: Path) -> Dbt:
     """Runs a dbt command as a user does: on a branch, on an engine."""
 
-    def run(on: str, engine: str, *arguments: str) -> Done:
+    def run(on: str, engine: str, *arguments: str, project: Path = PROJECT) -> Done:
         target = str(tmp_path / f"{on}_{engine}")
         where = ("--target", engine, "--target-path", target, "--log-path", target)
         return subprocess.run(
             [Path(sys.executable).with_name("dbt"), *arguments, *where],
-            cwd=PROJECT,
+            cwd=project,
             env=os.environ | environment() | {"LAKE_BRANCH": on},
             capture_output=True,
             text=True,
@@ -123,7 +131,8 @@ def digest(table: pa.Table) -> tuple[int, int]:
     """How many rows there are, and a digest of them that does not depend on their order."""
     with duckdb.connect() as connection:
         connection.register("found", table)
-        query = f"select count(*), sum(hash({', '.join(table.column_names)})::hugeint) from found"
+        names = ", ".join(f'"{name}"' for name in table.column_names)
+        query = f"select count(*), sum(hash({names})::hugeint) from found"
         ((count, total),) = connection.execute(query).fetchall()
         return count, total or 0
 
@@ -238,6 +247,118 @@ def test_what_one_engine_built_the_other_goes_on_with_and_both_have_the_same_row
     assert keeping(MINE, f"silver{SUFFIX}.loans_history")["properties"] == PROPERTIES
 
 
+CROWD_MODEL = "{{ config(unique_key='_row_hash') }}\n\n{{ current_state('crowd') }}\n"
+CROWD_TYPES = {
+    "decimal(12, 2)": "numeric(12,2)",
+    "string": "text",
+    "double": "float8",
+    "float": "real",
+    "boolean": "bool",
+    "date": "date",
+    "timestamptz": "timestamptz",
+    "timestamp": "timestamp",
+    "binary": "bytea",
+}
+
+
+def with_crowd(where: Path) -> Path:
+    """A copy of the project that has a table without a key, and its model."""
+    copied = copy_project(where / "dbt_project")
+    columns = {name: CROWD_TYPES[str(kind)] for name, kind in CROWD.items()}
+    declared = {
+        "name": "crowd",
+        "config": {"meta": {"source_table": "public.crowd", "key": []}},
+        "columns": [
+            {
+                "name": lake_name(name),
+                "data_type": kind,
+                "config": {"meta": {"source_column": name}},
+            }
+            for name, kind in columns.items()
+        ],
+    }
+    bronze = copied / "models" / "bronze" / "bronze.yml"
+    listed = yaml.safe_load(bronze.read_text())
+    listed["sources"][0]["tables"].append(declared)
+    bronze.write_text(yaml.safe_dump(listed, sort_keys=False))
+    marks = {
+        "_row_hash": "text",
+        "_copies": "bigint",
+        "_commit_lsn": "bigint",
+        "_ordinal": "bigint",
+    }
+    times = {"_committed_at": "timestamptz", "_ingested_at": "timestamptz"}
+    contract = marks | {lake_name(name): kind for name, kind in columns.items()} | times
+    model = {
+        "name": "crowds",
+        "data_tests": [{"is_key": {"arguments": {"columns": ["_row_hash"]}}}],
+        "columns": [{"name": name, "data_type": kind} for name, kind in contract.items()],
+    }
+    silver = copied / "models" / "silver"
+    (silver / "crowds.sql").write_text(CROWD_MODEL)
+    (silver / "crowds.yml").write_text(yaml.safe_dump({"models": [model]}, sort_keys=False))
+    return copied
+
+
+def plain(values: Sequence[object]) -> str:
+    """Values as text, the same for equal ones."""
+    return repr([v.isoformat() if isinstance(v, datetime) else v for v in values])
+
+
+def test_a_table_without_a_key_has_each_distinct_row_and_how_often_it_is_there(
+    branches: None, dbt: Dbt, tmp_path: Path
+) -> None:
+    project, crowd = with_crowd(tmp_path), Crowd(random.Random(20261127))
+    one = ("run", *VARIABLES, "--select", "crowds")
+
+    def assert_counted(suffix: str = SUFFIX) -> None:
+        """Both branches hold what the source does, and the rows that touched it last."""
+        found = [rows(on, f"silver{suffix}.crowds", ()) for on in (MINE, YOURS)]
+        counted: Counter[str] = Counter()
+        for row in found[0].to_pylist():
+            values = tuple(row[lake_name(name)] for name in CROWD)
+            counted[plain(values)] += row["_copies"]
+        assert counted == Counter(map(plain, crowd.rows.elements()))
+        assert digest(found[0]) == digest(found[1]), only_in(*found)
+
+    def build(mine: str, yours: str, *options: str) -> None:
+        def run(on: str, engine: str) -> Done:
+            return dbt(on, engine, *one, *options, project=project)
+
+        share_bronze()
+        assert_succeeded(side_by_side(run, mine, yours))
+        assert_counted()
+
+    with on_branch(MINE):
+        create_bronze({"crowd": {lake_name(name): kind for name, kind in CROWD.items()}})
+        append("crowd", crowd.snapshot())
+        land([], None)
+    build("spark", "trino")
+    landed = 0
+    for engines in (("spark", "trino"), ("trino", "spark")):
+        complete_lsn = crowd.live(12)
+        with on_branch(MINE):
+            land(crowd.wal[landed:], complete_lsn)
+        landed = len(crowd.wal)
+        build(*engines)
+
+    # All rows go but one, and the table's last position with them: the next build reads them again.
+    crowd.clear_but(1)
+    with on_branch(MINE):
+        land(crowd.wal[landed:], crowd.lsn)
+    landed = len(crowd.wal)
+    build("spark", "trino")
+    crowd.live(4)
+    with on_branch(MINE):
+        land(crowd.wal[landed:], crowd.lsn)
+    build("spark", "trino")
+    build("trino", "spark", "--full-refresh")
+    crowd.live(5)  # missed
+    with on_branch(MINE):
+        append("crowd", crowd.snapshot())
+    build("spark", "trino")
+
+
 def test_a_merge_that_fails_leaves_no_table_that_would_be_published(
     branches: None, dbt: Dbt
 ) -> None:
@@ -309,9 +430,6 @@ def test_where_a_gate_follows_keys_that_a_branch_has_written_are_tested_against_
 
 # --- macro by macro, and trap by trap -------------------------------------------------------------
 
-Values = list[dict[str, Any]]
-Ask = Callable[[str, str], Values]
-BREAK = "-- and"
 TEXTS: dict[str, list[tuple[str | None, Any]]] = {
     "smallint": [("-32768", -32768), (None, None)],
     "integer": [("-2147483648", -(2**31)), (None, None)],
@@ -367,42 +485,6 @@ KEYS: dict[str, Any] = {
     "timestamptz": datetime(2026, 2, 28, 23, 0, 0, 1, UTC),
 }
 """A key of each type; as text it is what Python and Spark both write."""
-
-
-@pytest.fixture
-def ask(lake_stack: Path) -> Iterator[Ask]:
-    """Asks an engine for the rows of a query, as Python's values."""
-    end_spark_session()
-
-    def rows_of(engine: str, query: str) -> Values:
-        if engine == "spark":
-            found: Values = spark().sql(query).toArrow().to_pylist()
-            return found
-        names, rows = trino.describe(query)
-        return [dict(zip(names, row, strict=True)) for row in rows]
-
-    yield rows_of
-    end_spark_session()
-
-
-def compiled(where: Path, engine: str, *queries: str) -> list[str]:
-    """What the project's macros make of queries."""
-    options = {
-        "--project-dir": str(PROJECT),
-        "--profiles-dir": str(PROJECT),
-        "--target-path": str(where),
-        "--log-path": str(where),
-        "--log-level-file": "none",
-        "--target": engine,
-        "--inline": f"\n{BREAK}\n".join(queries),
-    }
-    words = (word for pair in options.items() for word in pair)
-    offline = ("--no-populate-cache", "--no-introspect")
-    done = dbtRunner().invoke(["--quiet", "compile", *offline, *words])
-    assert done.success, done.exception
-    result: Any = done.result
-    text: str = result.results[0].node.compiled_code
-    return text.split(BREAK)
 
 
 def test_a_text_of_every_type_is_the_same_value_on_both(tmp_path: Path, ask: Ask) -> None:
