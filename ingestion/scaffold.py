@@ -29,7 +29,7 @@ QUARANTINE = {"rule": "text", "on_break": "text", "run_id": "text"} | dict.fromk
     ("first_seen_at", "last_seen_at"), "timestamptz"
 )
 """What a quarantine says of a row that breaks a rule."""
-COPIES = {"_row_id": "text", "_copies": "bigint"}
+COPIES = {"_row_hash": "text", "_copies": "bigint"}
 """What the rows of a table without a key are told apart by, and how many there are of each."""
 LANDED = {"_commit_lsn": "bigint", "_ordinal": "bigint"} | dict.fromkeys(
     ("_committed_at", "_ingested_at"), "timestamptz"
@@ -276,9 +276,7 @@ def _contract_type(postgres: str) -> str:
 
 def _current_sql(table: Table) -> str:
     if not table.key:
-        return (
-            f"{{{{ config(unique_key='_row_id') }}}}\n\n{{{{ current_state('{table.entry}') }}}}\n"
-        )
+        return f"{{{{ config(unique_key='_row_hash') }}}}\n\n{{{{ current_state('{table.entry}') }}}}\n"
     key = repr(list(table.key)) if len(table.key) > 1 else repr(table.key[0])
     return (
         f"{{{{ config(unique_key={key}) }}}}\n\n"
@@ -333,7 +331,7 @@ def _yml(table: Table, suffix: str, words: str, meta: str, key: Sequence[str], o
 def _current_yml(table: Table) -> str:
     if not table.key:
         words = "As they are now, each row that differs from all others once."
-        return _yml(table, "", words, "", ["_row_id"], COPIES)
+        return _yml(table, "", words, "", ["_row_hash"], COPIES)
     return _yml(table, "", "As they are now, and hold the rules.", "", table.key, {})
 
 
