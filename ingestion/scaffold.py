@@ -276,7 +276,8 @@ def _contract_type(postgres: str) -> str:
 
 def _current_sql(table: Table) -> str:
     if not table.key:
-        return f"{{{{ config(unique_key='_row_hash') }}}}\n\n{{{{ current_state('{table.entry}') }}}}\n"
+        current = f"{{{{ current_state('{table.entry}') }}}}\n"
+        return "{{ config(unique_key='_row_hash') }}\n\n" + current
     key = repr(list(table.key)) if len(table.key) > 1 else repr(table.key[0])
     return (
         f"{{{{ config(unique_key={key}) }}}}\n\n"
