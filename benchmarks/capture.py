@@ -360,7 +360,7 @@ def cost(job: Job, changes: int, began: float, before: tuple[float, float]) -> D
 
 
 def drain_floor(changes: int, size: int) -> Drain:
-    """Postgres decodes the changes, and nobody is told of them."""
+    """Postgres decodes the changes and discards them."""
     from lake.settings import settings
     from lake.stack import postgres
 
