@@ -13,7 +13,7 @@ from psycopg.rows import namedtuple_row
 
 from lake.errors import LakeError
 from lake.manifest import Column, SourceTable, source_tables
-from lake.names import LANDED, lake_names
+from lake.names import LANDED, lake_names, qualified
 from lake.settings import settings
 from lake.source import connect
 from lake.types import canonical, is_same
@@ -251,7 +251,7 @@ def relations(
                 where i.inhparent = c.oid and not child.relispartition
             ) as is_inherited,
             array(
-                select format('%%I.%%I', an.nspname, ac.relname)
+                select array[an.nspname::text, ac.relname::text]
                 from pg_partition_ancestors(c.oid) as a (oid)
                 inner join pg_class as ac on ac.oid = a.oid
                 inner join pg_namespace as an on an.oid = ac.relnamespace
@@ -405,12 +405,12 @@ class _Look:
                     f"alter table {member.sql} set logged",
                     misses_changes=True,
                 )
-        known = {table.qualified for table in self.declared}
-        for ancestor in self.found.root.ancestors:
-            if ancestor in known:
+        parents = [qualified(*ancestor) for ancestor in self.found.root.ancestors]
+        for table in self.declared:
+            if table.qualified in parents:
                 yield self._trouble(
-                    f"is a partition of {ancestor}, which is declared too, and its changes come "
-                    "under that name: take one of the two out of the project"
+                    f"is a partition of {table.qualified}, which is declared too, and its changes "
+                    "come under that name: take one of the two out of the project"
                 )
 
     def _of_rights(self) -> Iterator[Trouble]:
