@@ -21,7 +21,7 @@ from pyarrow.fs import S3FileSystem
 from ingestion.bronze import SNAPSHOT_LSN
 from ingestion.types import TEXT, bronze_type
 from lake.catalog import access, catalog
-from lake.lag import CHANGES
+from lake.lag import CHANGES, COMPLETE_LSN
 from lake.manifest import SourceTable, source_tables
 from lake.settings import settings
 
@@ -35,16 +35,14 @@ READ = {
     "loan_payment": ("payment_changes", "loan_payments"),
 }
 """Of each source table: where its changes are put, and the table that tells how far it was read."""
-WIRE = {"date": "integer", "bigint": "bigint", "integer": "integer", "smallint": "integer"}
-"""How JSON carries a type, if not as text."""
 CHANGE = Template(
     """
     create or replace temp table $changes as
     select
         $bulk_columns,
         'r' as op,
-        _snapshot_lsn - 1 as _lsn,
-        _snapshot_lsn - 1 as _prior_commit_lsn,
+        _snapshot_lsn - 1 as _commit_lsn,
+        0::bigint as _ordinal,
         null::timestamptz as _committed_at,
         _ingested_at
     from bulk
@@ -52,30 +50,26 @@ CHANGE = Template(
     select
         $columns,
         op,
-        _lsn,
-        _prior_commit_lsn,
+        _commit_lsn,
+        _ordinal,
         _committed_at,
         _ingested_at
     from (
         select
-            change.op,
-            case when change.op = 'd' then change.before else change.after end as image,
-            lsn as _lsn,
-            greatest(prior_commit_lsn, $snapshot - 1) as _prior_commit_lsn,
+            op,
+            from_json(coalesce(after, before), '$image') as image,
+            commit_lsn as _commit_lsn,
+            ordinal as _ordinal,
             committed_at as _committed_at,
             ingested_at as _ingested_at
-        from (
-            select
-                *,
-                from_json(
-                    envelope, '{"op": "varchar", "before": $image, "after": $image}'
-                ) as change
-            from envelopes
-            where source_table = '$table' and (lsn >= $snapshot or prior_commit_lsn >= $snapshot)
-        )
+        from landed
+        where
+            source_table = '$table' and op in ('c', 'u', 'd')
+            and commit_lsn > greatest($since, $snapshot - 1) and commit_lsn <= $complete
     )
     """
 )
+"""The workload changes no key and has no values that are left out, but in deletes."""
 
 
 def rows(name: str, row_filter: str) -> ds.Dataset | pa.Table:
@@ -100,34 +94,30 @@ def take_changes(database: duckdb.DuckDBPyConnection, table: SourceTable) -> Non
     known = database.execute(f"select 1 from duckdb_tables() where table_name = '{reached_by}'")
     since = -1
     if known.fetchall():
-        query = f"select coalesce(max(_prior_commit_lsn), -1) from {reached_by}"
+        query = f"select coalesce(max(_commit_lsn), -1) from {reached_by}"
         ((since,),) = database.execute(query).fetchall()
     snapshot = int(catalog().load_table(table.bronze).properties[SNAPSHOT_LSN])
-    taken = f"_snapshot_lsn = {snapshot} and _snapshot_lsn > {since}"
-    bulk = rows(table.bronze, f"{taken} and {table.key[0]} is not null")
-    wanted = f"source_table = '{table.qualified}' and prior_commit_lsn >= {since}"
-    envelopes = rows(
-        CHANGES, wanted if since >= snapshot else f"source_table = '{table.qualified}'"
-    )
-    database.register("bulk", bulk)
-    database.register("envelopes", envelopes)
-    values, image = [], {}
+    complete = int(catalog().load_table(CHANGES).properties.get(COMPLETE_LSN, -1))
+    taken = f"_snapshot_lsn = {snapshot} and _snapshot_lsn - 1 > {since}"
+    database.register("bulk", rows(table.bronze, f"{taken} and {table.key[0]} is not null"))
+    wanted = f"commit_lsn > {max(since, snapshot - 1)} and commit_lsn <= {complete}"
+    landed = rows(CHANGES, f"source_table = '{table.qualified}' and {wanted}")
+    database.register("landed", landed)
+    values = []
     for column in table.columns:
-        kind = column.type
-        exact = bronze_type(kind) != TEXT
-        declared = kind if exact or kind.startswith("numeric") else "varchar"
-        image[column.name] = WIRE.get(kind, "boolean" if kind == "boolean" else "varchar")
-        value = f"image.{column.name}"
-        if kind == "date":
-            values.append(f"date '1970-01-01' + {value} as {column.name}")
-        else:
-            values.append(f"{value}::{declared} as {column.name}")
+        text = f"image.{column.name}"
+        if column.type == "bytea":
+            text = f"unhex(substr({text}, 3))"
+        held = bronze_type(column.type) != TEXT
+        values.append(f"{text}::{column.type if held else 'varchar'} as {column.name}")
     filled = CHANGE.substitute(
         changes=into,
         bulk_columns=", ".join(column.name for column in table.columns),
         columns=", ".join(values),
+        since=since,
         snapshot=snapshot,
-        image=json.dumps(image),
+        complete=complete,
+        image=json.dumps({column.name: "varchar" for column in table.columns}),
         table=table.qualified,
     )
     database.execute(filled)

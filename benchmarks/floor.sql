@@ -44,43 +44,65 @@ create or replace temp table versions as
 with known as (
     select
         *,
-        coalesce(person_age between 18 and 100, false)
-        and coalesce(person_emp_exp <= person_age - 14, false)
-        and coalesce(loan_amnt > 0, false)
-        and coalesce(person_income > 0, false)
-        and coalesce(loan_int_rate between 0 and 40, false)
-        and coalesce(credit_score between 300 and 850, false)
-        and coalesce(loan_status in (0, 1) or loan_status is null, false) as is_valid,
         case
             when op = 'r' then least(coalesce(updated_at, _ingested_at), _ingested_at)
             else coalesce(_committed_at, _ingested_at)
         end as valid_from
     from loan_changes
     union all by name
-    select * exclude (is_current, valid_to)
+    select * exclude (is_valid, is_current, valid_to)
     from loans_history
     where is_current and loan_id in (select loan_id from loan_changes)
+),
+
+whole as ( -- a delete may have its key alone
+    select
+        loan_id,
+        op,
+        valid_from,
+        _commit_lsn,
+        _ordinal,
+        _committed_at,
+        _ingested_at,
+        if(
+            op = 'd' and updated_at is null,
+            lag(columns(* exclude (loan_id, op, valid_from, _commit_lsn, _ordinal, _committed_at, _ingested_at)))
+                over following,
+            columns(* exclude (loan_id, op, valid_from, _commit_lsn, _ordinal, _committed_at, _ingested_at))
+        ) as '\0'
+    from known
+    window following as (partition by loan_id order by _commit_lsn, _ordinal)
 )
 
-select distinct on (loan_id, _lsn)
-    *
-from known;
+select
+    *,
+    coalesce(person_age between 18 and 100, false)
+    and coalesce(person_emp_exp <= person_age - 14, false)
+    and coalesce(loan_amnt > 0, false)
+    and coalesce(person_income > 0, false)
+    and coalesce(loan_int_rate between 0 and 40, false)
+    and coalesce(credit_score between 300 and 850, false)
+    and coalesce(loan_status in (0, 1) or loan_status is null, false) as is_valid
+from whole;
 
 delete from loans_history using versions
-where loans_history.loan_id = versions.loan_id and loans_history._lsn = versions._lsn;
+where
+    loans_history.loan_id = versions.loan_id
+    and loans_history._commit_lsn = versions._commit_lsn
+    and loans_history._ordinal = versions._ordinal;
 
 insert into loans_history by name
 select
     *,
-    lead(_lsn) over following is null and op <> 'd' as is_current,
+    lead(_commit_lsn) over following is null and op <> 'd' as is_current,
     case when op = 'd' then valid_from else lead(valid_from) over following end as valid_to
 from versions
-window following as (partition by loan_id order by _prior_commit_lsn, _lsn);
+window following as (partition by loan_id order by _commit_lsn, _ordinal);
 
 create or replace temp table last_versions as
 select *
 from versions
-qualify row_number() over (partition by loan_id order by _prior_commit_lsn desc, _lsn desc) = 1;
+qualify row_number() over (partition by loan_id order by _commit_lsn desc, _ordinal desc) = 1;
 
 -- silver: loans, quarantine, payments
 
@@ -126,7 +148,7 @@ create or replace temp table last_payments as
 select *
 from payment_changes
 qualify
-    row_number() over (partition by loan_id, installment order by _prior_commit_lsn desc, _lsn desc) = 1;
+    row_number() over (partition by loan_id, installment order by _commit_lsn desc, _ordinal desc) = 1;
 
 delete from loan_payments using last_payments
 where
@@ -224,12 +246,12 @@ select
     person_education,
     person_home_ownership as home_ownership,
     loan_intent,
-    _lsn,
-    _prior_commit_lsn,
+    _commit_lsn,
+    _ordinal,
     op = 'd' or not is_valid as is_gone
 from versions
 qualify
-    row_number() over (partition by loan_id, valid_from order by _prior_commit_lsn desc, _lsn desc) = 1;
+    row_number() over (partition by loan_id, valid_from order by _commit_lsn desc, _ordinal desc) = 1;
 
 create table if not exists ftr_loans as
 select * exclude (is_gone) from features limit 0;

@@ -254,6 +254,11 @@
 
 {% macro same_key(columns, one, other) -%}
     {%- for column in columns -%}
-        {{ one }}.{{ adapter.quote(column) }} = {{ other }}.{{ adapter.quote(column) }}{{ ' and ' if not loop.last }}
+        {%- set a, b = one ~ '.' ~ adapter.quote(column), other ~ '.' ~ adapter.quote(column) -%}
+        {%- set declared = (model.columns or {}).get(column, {}).get('data_type') or 'text' -%}
+        {%- set is_float = canonical_type(declared) in ('real', 'double precision') -%}
+        {{ adapter.dispatch('same_float')(a, b) if is_float else a ~ ' = ' ~ b }}{{ ' and ' if not loop.last }}
     {%- endfor -%}
 {%- endmacro %}
+{% macro spark__same_float(one, other) -%} {{ one }} = {{ other }} {%- endmacro %}
+{% macro trino__same_float(one, other) -%} {{ one }} is not distinct from {{ other }} {%- endmacro %} {#- NaN, too -#}
