@@ -8,6 +8,9 @@ final class Json {
     private static final byte[] HEX = "0123456789abcdef".getBytes(StandardCharsets.US_ASCII);
     private static final byte[] NULL = "null".getBytes(StandardCharsets.US_ASCII);
 
+    /** The size up to which the buffer is kept, so that one large row does not hold on to memory. */
+    private static final int KEPT_BYTES = 1 << 20;
+
     private byte[] buffer = new byte[1024];
     private int length;
 
@@ -21,7 +24,11 @@ final class Json {
     }
 
     byte[] toBytes() {
-        return Arrays.copyOf(buffer, length);
+        byte[] bytes = Arrays.copyOf(buffer, length);
+        if (buffer.length > KEPT_BYTES) {
+            buffer = new byte[1024];
+        }
+        return bytes;
     }
 
     Json raw(char character) {
@@ -91,7 +98,8 @@ final class Json {
 
     private void reserve(int count) {
         if (length + count > buffer.length) {
-            buffer = Arrays.copyOf(buffer, Math.max(length + count, 2 * buffer.length));
+            int grown = buffer.length + buffer.length / 2;
+            buffer = Arrays.copyOf(buffer, Math.max(length + count, grown));
         }
     }
 }

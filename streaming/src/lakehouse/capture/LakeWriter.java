@@ -20,6 +20,7 @@ import org.apache.flink.table.data.binary.BinaryStringData;
 import org.apache.iceberg.DataFile;
 import org.apache.iceberg.FileFormat;
 import org.apache.iceberg.Table;
+import org.apache.iceberg.TableProperties;
 import org.apache.iceberg.flink.FlinkSchemaUtil;
 import org.apache.iceberg.flink.sink.RowDataTaskWriterFactory;
 import org.apache.iceberg.io.TaskWriter;
@@ -31,6 +32,16 @@ import org.apache.iceberg.io.TaskWriter;
  */
 final class LakeWriter implements SinkWriter<Event> {
     private static final long FILE_BYTES = 256L << 20;
+    /**
+     * Rows are kept in memory until there are enough for a row group. Rows may be of megabytes, so the
+     * size is looked at from the first row on, and not after a hundred.
+     */
+    private static final Map<String, String> ROW_GROUPS =
+            Map.of(
+                    TableProperties.PARQUET_ROW_GROUP_SIZE_BYTES,
+                    String.valueOf(16 << 20),
+                    TableProperties.PARQUET_ROW_GROUP_CHECK_MIN_RECORD_COUNT,
+                    "1");
 
     private final Lake lake;
     private final Rows changes;
@@ -63,13 +74,15 @@ final class LakeWriter implements SinkWriter<Event> {
 
         Rows(Table table) {
             this.table = table;
+            Map<String, String> properties = new HashMap<>(table.properties());
+            properties.putAll(ROW_GROUPS);
             this.writers =
                     new RowDataTaskWriterFactory(
                             table,
                             FlinkSchemaUtil.convert(table.schema()),
                             FILE_BYTES,
                             FileFormat.PARQUET,
-                            table.properties(),
+                            properties,
                             null,
                             false);
             writers.initialize(0, 1);

@@ -27,7 +27,7 @@ final class Wal implements AutoCloseable, Relation.TypeNames {
     record Message(ByteBuffer payload, long lsn) {}
 
     private static final int QUEUED = 8192;
-    private static final int QUEUED_BYTES = 32 << 20;
+    private static final int QUEUED_BYTES = 8 << 20;
     private static final int STATUS_SECONDS = 1;
 
     private final Options options;

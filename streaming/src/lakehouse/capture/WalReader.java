@@ -133,7 +133,8 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
         }
         batch.clear();
         wal.poll(batch, BATCH);
-        for (Wal.Message message : batch) {
+        for (int i = 0; i < batch.size(); i++) {
+            Wal.Message message = batch.set(i, null); // which may be large
             decoder.decode(message.payload(), message.lsn());
             wal.release(message);
         }
