@@ -6,7 +6,8 @@ import signal
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lake.catalog import catalog
 from lake.manifest import SourceTable
 from lake.settings import settings
 from lake.stack import capture, postgres
-from tests.conftest import forget_settings, free_ports
+from tests.conftest import free_ports
 from tests.ingestion.conftest import declared, owner  # noqa: F401 - a fixture
 
 READY_SECONDS = 120
@@ -53,13 +54,17 @@ class Capture:
         self.log = directory / "capture.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, **moved: str) -> None:
+    def start(self) -> None:
         program = capture.program()
-        variables = {"LAKE_CAPTURE_HEARTBEAT_SECONDS": "1", **program.environment}
-        variables["LAKE_CAPTURE_DIRECTORY"] = str(self.log.with_name("tmp"))
+        variables = {
+            **program.environment,
+            "LAKE_CAPTURE_HEARTBEAT_SECONDS": "1",
+            "LAKE_CAPTURE_DIRECTORY": str(self.log.with_name("tmp")),
+            "LAKE_CAPTURE_PORT": free_ports()["LAKE_PORTS__CAPTURE"],
+        }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                program.command, env=os.environ | variables | moved, stdout=log, stderr=log
+                program.command, env=os.environ | variables, stdout=log, stderr=log
             )
 
     def send(self, number: signal.Signals) -> list[psutil.Process]:
@@ -93,17 +98,23 @@ class Capture:
         raise AssertionError(f"capture did not say `{words}`: {self.log.read_text()[-3000:]}")
 
 
+@contextmanager
+def capture_in(directory: Path) -> Iterator[Capture]:
+    """Capture, not started yet; whatever runs of it is ended with the block."""
+    directory.mkdir(exist_ok=True)
+    job = Capture(directory)
+    try:
+        yield job
+    finally:
+        if job.process and job.process.poll() is None:
+            job.kill()
+
+
 @pytest.fixture
-def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Capture]:
-    """Capture, not started yet; whatever runs of it is ended with the test."""
-    monkeypatch.setenv("LAKE_PORTS__CAPTURE", free_ports()["LAKE_PORTS__CAPTURE"])
-    forget_settings()
-    job = Capture(tmp_path)
-    yield job
-    if job.process and job.process.poll() is None:
-        job.kill()
-    monkeypatch.undo()
-    forget_settings()
+def running(tmp_path: Path) -> Iterator[Capture]:
+    """Capture, not started yet."""
+    with capture_in(tmp_path) as job:
+        yield job
 
 
 def hand_over(*tables: SourceTable) -> Load | None:
@@ -115,16 +126,31 @@ def catch_up() -> None:
     lag.catch_up(READY_SECONDS)
 
 
+def wait_until(reached: Callable[[], object], what: str) -> None:
+    """Wait until something is so; fails, and says what, where it does not come about."""
+    deadline = time.monotonic() + READY_SECONDS
+    while not reached():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.1)
+
+
+def another(of: psycopg.Connection) -> psycopg.Connection:
+    """A second connection to the same database, in a transaction."""
+    return psycopg.connect(of.info.dsn, password=of.info.password)
+
+
 def changes(table: str | None = None) -> list[Change]:
     """What bronze holds of a table, in the order of positions, its images read; or of all."""
-    rows = catalog().load_table("bronze.changes").scan().to_arrow().to_pylist()
+    of_table = f"source_table = '{table}'" if table else "true"
+    scan = catalog().load_table("bronze.changes").scan(of_table)
+    rows: list[Change] = scan.to_arrow().to_pylist()
     rows.sort(key=lambda row: (row["commit_lsn"], row["ordinal"]))
     positions = [(row["commit_lsn"], row["ordinal"]) for row in rows]
     assert len(set(positions)) == len(positions), "a change was landed twice"
     for row in rows:
         for image in ("key", "before", "after", "unchanged"):
             row[image] = row[image] and json.loads(row[image])
-    return [row for row in rows if table in (None, row["source_table"])]
+    return rows
 
 
 def audited(connection: psycopg.Connection) -> dict[int, list[tuple[str, Any, Any]]]:
@@ -146,6 +172,11 @@ def captured(*tables: str) -> dict[int, list[tuple[str, Any, Any]]]:
     return dict(found)
 
 
+def complete_lsn() -> int:
+    properties = catalog().load_table("bronze.changes").properties
+    return int(properties.get("lake.complete-lsn", "-1"))
+
+
 def slot_confirmed() -> int:
     with postgres.SOURCE.admin() as admin:
         row = admin.execute(
@@ -156,12 +187,21 @@ def slot_confirmed() -> int:
     return int(row[0])
 
 
+def kill_walsender() -> None:
+    """Have the source end the stream."""
+    with postgres.SOURCE.admin() as admin:
+        admin.execute(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots"
+            " where slot_name = %s and active_pid is not null",
+            [settings().source.slot],
+        )
+
+
 THING = declared("thing", ("id",), id="int", big="text")
 
 
-@pytest.fixture
-def thing(owner: psycopg.Connection) -> psycopg.Connection:  # noqa: F811
-    """A source with a table whose every change is audited, handed over to capture."""
+def create_thing(owner: psycopg.Connection) -> None:  # noqa: F811
+    """A table whose every change is audited."""
     owner.execute(AUDIT)
     owner.execute(
         """
@@ -175,5 +215,11 @@ def thing(owner: psycopg.Connection) -> psycopg.Connection:  # noqa: F811
         truncate audit;
         """
     )
+
+
+@pytest.fixture
+def thing(owner: psycopg.Connection) -> psycopg.Connection:  # noqa: F811
+    """A source with that table, handed over to capture."""
+    create_thing(owner)
     hand_over(THING)
     return owner
