@@ -29,6 +29,8 @@ final class Wal implements AutoCloseable, Relation.TypeNames {
     private static final int QUEUED = 8192;
     private static final int QUEUED_BYTES = 8 << 20;
     private static final int STATUS_SECONDS = 1;
+    /** An SQLSTATE: of a source that starts up, or shuts down. */
+    private static final String CANNOT_CONNECT_NOW = "57P03";
 
     private final Options options;
     private final BlockingQueue<Message> queue = new ArrayBlockingQueue<>(QUEUED);
@@ -151,6 +153,21 @@ final class Wal implements AutoCloseable, Relation.TypeNames {
     void acknowledge(long lsn) {
         stream.setFlushedLSN(LogSequenceNumber.valueOf(lsn - 1));
         stream.setAppliedLSN(LogSequenceNumber.valueOf(lsn - 1));
+    }
+
+    /** Whether the source, whose stream there is, is shutting down. */
+    boolean isSourceShuttingDown() {
+        try {
+            queries();
+            return false;
+        } catch (SQLException error) {
+            return CANNOT_CONNECT_NOW.equals(error.getSQLState());
+        }
+    }
+
+    /** Ends the stream: the next poll fails. */
+    void end() throws SQLException {
+        replication.abort(Runnable::run);
     }
 
     /** Moves messages that were read into {@code into}, at most {@code limit}; returns how many. */

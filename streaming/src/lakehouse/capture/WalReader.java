@@ -72,6 +72,7 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
         decoder = new PgOutput(held, wal, lake.shapes(), event -> out.collect(event));
         wal.start();
         clock.scheduleWithFixedDelay(this::acknowledge, 1, 1, TimeUnit.SECONDS);
+        clock.scheduleWithFixedDelay(this::endWithSource, 1, 1, TimeUnit.SECONDS);
         int seconds = options.heartbeatSeconds();
         clock.scheduleWithFixedDelay(this::beat, 0, seconds, TimeUnit.SECONDS);
         LOG.info(
@@ -110,6 +111,21 @@ final class WalReader implements SourceReader<Event, WalSource.Slot> {
             wal.acknowledge(Lake.completeLsn(changes));
         } catch (RuntimeException error) {
             LOG.warn("nothing is acknowledged for now: {}", error.toString());
+        }
+    }
+
+    /**
+     * Ends the stream when the source shuts down. The source would wait until all of its WAL is
+     * acknowledged, and the lake never holds the last of it.
+     */
+    private void endWithSource() {
+        try {
+            if (wal.isSourceShuttingDown()) {
+                LOG.warn("the source is shutting down: its stream is ended");
+                wal.end();
+            }
+        } catch (SQLException | RuntimeException error) {
+            LOG.warn("the stream could not be ended: {}", error.toString());
         }
     }
 
