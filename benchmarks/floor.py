@@ -18,10 +18,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from pyarrow.fs import S3FileSystem
 
-from ingestion.bronze import SNAPSHOT_LSN
 from ingestion.types import TEXT, bronze_type
 from lake.catalog import access, catalog
-from lake.lag import CHANGES, COMPLETE_LSN
+from lake.lag import CHANGES, COMPLETE_LSN, SNAPSHOT_LSN
 from lake.manifest import SourceTable, source_tables
 from lake.settings import settings
 

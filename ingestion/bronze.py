@@ -24,17 +24,15 @@ from pyiceberg.types import (
 from ingestion.types import bronze_type
 from lake.catalog import catalog
 from lake.errors import LakeError
-from lake.lag import CHANGES
+from lake.lag import CHANGES, SNAPSHOT_LSN, snapshot_lsn
 from lake.manifest import Column, SourceTable
 from lake.names import numbered
+from lake.shapes import SCHEMA_CHANGES
 from lake.source.inspection import Table as Found
 
-SCHEMA_CHANGES = "bronze.schema_changes"
 NAME_MAPPING = "schema.name-mapping.default"
 MADE_OF = "lake.made-of"
 """The property of a table of snapshots that says what the newest one is of: table and columns."""
-SNAPSHOT_LSN = "lake.snapshot-lsn"
-"""The property of a table of snapshots that says, by its LSN, that the newest one is whole."""
 
 _CAPTURED = {
     "format-version": "2",
@@ -245,14 +243,6 @@ def _declare(table: Table, properties: dict[str, str]) -> None:
 def exists(name: str) -> bool:
     """Whether there is such a table."""
     return bool(catalog("ingest").table_exists(name))
-
-
-def snapshot_lsn(name: str) -> int | None:
-    """The LSN of the table's newest snapshot; None where there is none that changes go on from."""
-    if not exists(name):
-        return None
-    found = catalog("ingest").load_table(name).properties.get(SNAPSHOT_LSN)
-    return int(found) if found else None
 
 
 def forget_snapshot(name: str) -> None:

@@ -20,6 +20,7 @@ from lake.catalog import alone
 from lake.errors import LakeError
 from lake.manifest import SourceTable
 from lake.settings import settings
+from lake.shapes import waits
 from lake.source.inspection import Table, Trouble, inspect
 
 SOURCE = "lake.source"
@@ -82,7 +83,12 @@ def ingest(
             if trouble.table in [table.qualified for table in named]:
                 raise LakeError(str(trouble))
         if begun:
-            lacking = [table for table in found.tables if not _is_loaded(table, int(begun))]
+            waiting = waits(declared)
+            lacking = [
+                table
+                for table in found.tables
+                if table.declared.qualified in waiting or not _is_loaded(table, int(begun))
+            ]
             copied = _load_beside_capture(lacking, progress) if lacking else Copied({}, ())
         else:
             if source.slot(connection):  # of a load that did not finish
@@ -126,7 +132,7 @@ def _check_unread(slot: source.Slot | None) -> None:
 
 def _is_loaded(table: Table, slot_lsn: int) -> bool:
     """Whether the table's newest snapshot is one that changes go on from, of what is declared."""
-    lsn = bronze.snapshot_lsn(table.declared.bronze)
+    lsn = lag.snapshot_lsn(table.declared.bronze)
     return lsn is not None and lsn >= slot_lsn and bronze.is_of(table.declared)
 
 

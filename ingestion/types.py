@@ -4,7 +4,6 @@ What bronze has no exact type for lands as the text that Postgres prints, and lo
 a value that its typed column can't hold, in `_unheld`.
 """
 
-import re
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from pyiceberg.types import (
     TimestamptzType,
 )
 
-from lake.types import canonical
+from lake.types import decimal_digits, held_as
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,11 @@ _EXACT = {
     "timestamp without time zone": BronzeType(pa.timestamp("us"), TimestampType()),
     "timestamp with time zone": BronzeType(pa.timestamp("us", "UTC"), TimestamptzType()),
 }
-_MOST_DIGITS = 38
 
 
 def bronze_type(postgres: str) -> BronzeType:
     """The type in bronze of a column of a type of Postgres's."""
-    written = canonical(postgres)
-    if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", written):
-        precision, scale = map(int, decimal.groups())
-        if scale <= precision <= _MOST_DIGITS:
-            return BronzeType(pa.decimal128(precision, scale), DecimalType(precision, scale))
-    return _EXACT.get(written, TEXT)
+    held = held_as(postgres)
+    if digits := decimal_digits(held):
+        return BronzeType(pa.decimal128(*digits), DecimalType(*digits))
+    return _EXACT.get(held, TEXT)

@@ -22,6 +22,9 @@ COMPLETE_LSN, COMPLETE_AT = "lake.complete-lsn", "lake.complete-at"
 SLOT_LSN = "lake.slot-lsn"
 """The property of `bronze.changes` that has the LSN of the bulk load from which changes go on."""
 
+SNAPSHOT_LSN = "lake.snapshot-lsn"
+"""The property of a table of bulk snapshots that says, by its LSN, that the newest is whole."""
+
 
 @dataclass(frozen=True)
 class Position:
@@ -83,6 +86,15 @@ def captured(branch: str = TRUNK) -> Position | None:
         loaded_at = datetime.fromtimestamp(changes.metadata.last_updated_ms / 1000, UTC)
         return Position(int(properties[SLOT_LSN]) - 1, loaded_at)
     return None
+
+
+def snapshot_lsn(table: str) -> int | None:
+    """The LSN of a table's newest bulk snapshot; None without one that changes go on from."""
+    try:
+        found = open_catalog(TRUNK).load_table(table).properties.get(SNAPSHOT_LSN)
+    except NoSuchTableError:
+        return None
+    return int(found) if found else None
 
 
 def built() -> Position | None:

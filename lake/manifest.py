@@ -46,7 +46,8 @@ class Column:
 class SourceTable:
     """A table of the source that the project declares, and that is captured.
 
-    `bronze` is the Iceberg table of its bulk snapshots.
+    `bronze` is the Iceberg table of its bulk snapshots. With `keeps_truncated` silver keeps the
+    rows that a TRUNCATE deleted.
     """
 
     bronze: str
@@ -54,6 +55,7 @@ class SourceTable:
     name: str
     key: tuple[str, ...]
     columns: tuple[Column, ...]
+    keeps_truncated: bool = False
 
     @property
     def qualified(self) -> str:
@@ -139,7 +141,8 @@ def _source_table(node: dict[str, Any]) -> SourceTable:
         Column(c["name"], c["data_type"], c["config"]["meta"].get("source_column", c["name"]))
         for c in node["columns"].values()
     )
-    return SourceTable(f"bronze.{node['identifier']}", schema, name, tuple(meta["key"]), columns)
+    bronze, keeps_truncated = f"bronze.{node['identifier']}", meta.get("truncate") == "ignore"
+    return SourceTable(bronze, schema, name, tuple(meta["key"]), columns, keeps_truncated)
 
 
 @lru_cache

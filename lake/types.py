@@ -1,4 +1,7 @@
-"""The names of Postgres's types: a declared one and the source's own, in one form."""
+"""The names of Postgres's types: a declared one and the source's own, in one form.
+
+And which of them the lake holds as what they are; all others it holds as text.
+"""
 
 import re
 
@@ -25,6 +28,14 @@ _TYPE = re.compile(
     r"(?P<zone> with(?:out)? time zone)?(?P<array>(?: ?\[\d*\])*)",
     re.DOTALL,
 )
+
+TEXT = "text"
+_EXACT = {
+    *("smallint", "integer", "bigint", "real", "double precision", "boolean", "date", "bytea"),
+    *("timestamp without time zone", "timestamp with time zone"),
+}
+_DECIMAL = re.compile(r"numeric\((\d+),(\d+)\)")
+_MOST_DIGITS = 38
 
 
 def canonical(declared: str) -> str:
@@ -56,3 +67,18 @@ def is_same(declared: str, actual: str) -> bool:
     """Whether a declared type is the source's, whose schema may be left out."""
     one, other = canonical(declared), canonical(actual)
     return one == other or other.endswith(f".{one}")
+
+
+def held_as(postgres: str) -> str:
+    """The type that the lake holds a type's values as: the same, or text."""
+    written = canonical(postgres)
+    if digits := decimal_digits(written):
+        precision, scale = digits
+        return written if scale <= precision <= _MOST_DIGITS else TEXT
+    return written if written in _EXACT else TEXT
+
+
+def decimal_digits(written: str) -> tuple[int, int] | None:
+    """Precision and scale of a canonical type, if it is a numeric that has them."""
+    found = _DECIMAL.fullmatch(written)
+    return (int(found[1]), int(found[2])) if found else None

@@ -1,6 +1,5 @@
 """The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
 
-import re
 import secrets
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from lake.errors import LakeError
 from lake.manifest import SourceTable, model_nodes, source_tables
 from lake.settings import TRUNK, settings
 from lake.source.inspection import suspended
-from lake.types import canonical
+from lake.types import decimal_digits, held_as
 
 ICEBERG = {
     "bigint": "bigint",
@@ -29,7 +28,7 @@ ICEBERG = {
     "timestamp without time zone": "timestamp_ntz",
     "timestamp with time zone": "timestamp",
 }
-"""Spark's words for Postgres's types; numeric(p,s) is a decimal, everything else a string."""
+"""Spark's words for Postgres's types; numeric(p,s) is a decimal, and text a string."""
 
 PATIENCE_SECONDS = 20.0
 NO_ROW = "{}"
@@ -70,7 +69,8 @@ def bronze() -> dict[str, DataFrame]:
     snapshots = {table.qualified: snapshot(table) for table in declared}
     loaded = {table.bronze: snapshots[table.qualified].rows for table in declared}
     counted = rows(snapshots, well)
-    landed = changes(_standing(), declared, {name: one.lsn for name, one in snapshots.items()})
+    # A suspended table's changes are not judged: those that wait may lack their key.
+    landed = changes(_standing(), well, {name: one.lsn for name, one in snapshots.items()})
     return loaded | {
         "bronze.changes": landed.drop("row"),
         "bronze.columns": columns(loaded, well),
@@ -270,11 +270,10 @@ def capture() -> DataFrame:
 
 
 def _spark_type(postgres: str) -> str:
-    written = canonical(postgres)
-    if decimal := re.fullmatch(r"numeric\((\d+),(\d+)\)", written):
-        precision, scale = map(int, decimal.groups())
-        return f"decimal({precision},{scale})" if scale <= precision <= 38 else "string"
-    return ICEBERG.get(written, "string")
+    held = held_as(postgres)
+    if digits := decimal_digits(held):
+        return "decimal({},{})".format(*digits)
+    return ICEBERG.get(held, "string")
 
 
 def read(name: str) -> DataFrame:

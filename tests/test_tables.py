@@ -15,7 +15,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from ingestion import bronze
 from lake import lag
 from lake.branches import branch, publish
 from lake.catalog import catalog, open_catalog
@@ -45,6 +44,8 @@ TABLE = """
     comment on column customer.name is 'As it is "printed" on letters, {{ braces }} and all.';
     insert into customer (customer_id, region, name, balance)
         select i, chr(65 + i % 2), 'no. ' || i, i from generate_series(1, 2000) as i;
+    create table office (office_id int primary key, town text);
+    insert into office values (1, 'Aachen'), (2, 'Bonn');
 """
 RULES = """
     config:
@@ -67,7 +68,7 @@ def customer(
     with source() as connection:
         connection.execute(TABLE)
         yield connection
-        connection.execute("drop table customer")
+        connection.execute("drop table customer, office")
     lake("branch", "drop", BRANCH)
     publish.rollback(before)
 
@@ -134,7 +135,7 @@ def ask(connection: psycopg.Connection, query: str) -> bool:
 
 def assert_each_change_follows_from_the_one_before() -> None:
     """What the snapshot holds and each change since fit together: none is missed, none is twice."""
-    lsn = bronze.snapshot_lsn("bronze.customer")
+    lsn = lag.snapshot_lsn("bronze.customer")
     assert lsn is not None
     taken = catalog().load_table("bronze.customer").scan(f"_snapshot_lsn = {lsn}").to_arrow()
     rows = {(row["region"], row["customer_id"]): row["balance"] for row in taken.to_pylist()}
@@ -192,10 +193,10 @@ def quarantined() -> set[tuple[str, str, int]]:
     return {(row["rule"], row["region"], row["customer_id"]) for row in rows}
 
 
-def test_the_rules_of_a_scaffolded_table_warn_quarantine_and_stop_a_project_without_loans(
+def test_tables_of_another_project_obey_their_rules_and_wait_for_their_declaration(
     customer: psycopg.Connection,
 ) -> None:
-    assert lake("scaffold", "public.customer").returncode == 0
+    assert lake("scaffold", "public.customer", "public.office").returncode == 0
     assert lake("ingest").returncode == 0
     models = Path(os.environ["LAKE_PROJECT_DIR"]) / "models"
     for path in [*models.glob("gold/*"), *models.glob("silver/loan*"), models / "exposures.yml"]:
@@ -223,9 +224,21 @@ def test_the_rules_of_a_scaffolded_table_warn_quarantine_and_stop_a_project_with
     branch.drop(failed)
 
     customer.execute("delete from customer where region = 'C'")
+    with customer.transaction():
+        customer.execute("update office set town = 'Berlin' where office_id = 2")
+        customer.execute("alter table office rename town to city")
+        customer.execute("update office set city = 'Cologne' where office_id = 1")
     lag.catch_up()
     done = lake("run", "--target", "trino")
     assert done.returncode == 0, done.stderr
+    suspended = "public.office has no column town, which is declared"
+    assert suspended in done.stderr
+    assert suspended in lake("status").stdout
+    assert offices() == {1: "Aachen", 2: "Bonn"}, "none of that transaction is read"
+    unsaid = lake("verify", "office", "customer")
+    assert unsaid.returncode == 2, unsaid.stdout
+    assert "it came without the column town, which is declared" in unsaid.stdout
+    assert "rows, all equal in silver.customers" in unsaid.stdout
     assert "customers_quarantine: expected that rich: balance <= 1990; found 10" in done.stderr
     rich = {("rich", chr(65 + i % 2), i) for i in range(1991, 2001)}
     assert quarantined() == {("named", "B", 5), *rich}
@@ -234,12 +247,34 @@ def test_the_rules_of_a_scaffolded_table_warn_quarantine_and_stop_a_project_with
     assert 5 not in kept["customer_id"].to_pylist()
 
     customer.execute("update customer set name = 'no. 5', \"order\" = 1 where customer_id = 5")
+    listed = models / "bronze" / "bronze.yml"
+    text = listed.read_text()
+    for old, new in (
+        ("{name: town,", "{name: town, config: {meta: {source_column: city}},"),
+        ("source_table: public.office,", "source_table: public.office, truncate: ignore,"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    listed.write_text(text)
+    ingested = lake("ingest")
+    assert ingested.returncode == 0, ingested.stderr
+    assert "2 rows of public.office in" in ingested.stderr
+    customer.execute("update office set city = 'Bremen' where office_id = 2")
+    customer.execute("truncate office")
+    customer.execute("insert into office values (3, 'Essen')")
     lag.catch_up()
     done = lake("run")
     assert done.returncode == 0, done.stderr
     assert quarantined() == rich
-    found = lake("verify", "customer")
+    assert offices() == {1: "Cologne", 2: "Bremen", 3: "Essen"}, "a TRUNCATE is ignored"
+    found = lake("verify", "customer", "office")
     assert (found.returncode, found.stdout[:27]) == (0, "public.customer: 2,000 rows"), found
+    assert "public.office: 1 rows, all equal" in found.stdout
+
+
+def offices() -> dict[int, str]:
+    rows = catalog().load_table("silver.offices").scan().to_arrow().to_pylist()
+    return {row["office_id"]: row["town"] for row in rows}
 
 
 @soak

@@ -65,7 +65,7 @@
 {% macro landed_since(declared, since, snapshot) -%}
     source_table = {{ text_literal(declared.source_table) }}
     and commit_lsn > {{ [since, snapshot - 1] | max }}
-    and commit_lsn <= {{ complete_lsn() }}
+    and commit_lsn <= {{ readable_lsn(declared, snapshot) }}
 {%- endmacro %}
 
 

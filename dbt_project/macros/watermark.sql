@@ -28,14 +28,14 @@
     branch it stands still, so it is asked for once in an invocation, and kept with dbt's graph.
 -#}
 {% macro complete_lsn() -%}
-    {%- if not execute or flags.INTROSPECT is false -%} {{- return(-1) -}} {%- endif -%}
-    {%- if 'complete_lsn' not in graph -%}
+    {%- if not execute -%} {{- return(-1) -}} {%- endif -%}
+    {%- if 'complete_lsn' not in graph and flags.INTROSPECT is not false -%}
         {%- set query = adapter.dispatch('complete_lsn_query')(source('bronze', 'changes')) -%}
         {%- set values = run_query(query).columns[-1].values() -%}
         {%- set number = values and modules.re.fullmatch('[0-9]+', values[0]) -%} {#- Spark says in words that it has none -#}
         {%- do graph.update(complete_lsn=values[0] | int if number else -1) -%}
     {%- endif -%}
-    {{- return(graph.complete_lsn) -}}
+    {{- return(graph.get('complete_lsn', -1)) -}}
 {%- endmacro %}
 
 {% macro spark__complete_lsn_query(changes) -%}

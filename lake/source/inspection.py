@@ -15,14 +15,13 @@ from lake.errors import LakeError
 from lake.manifest import Column, SourceTable, source_tables
 from lake.names import LANDED, lake_names, qualified
 from lake.settings import settings
+from lake.shapes import waits
 from lake.source import connect
-from lake.types import canonical, is_same
+from lake.types import TEXT, canonical, is_same
 
 OLDEST = 150000
 """Postgres 15 is the first that tells which columns and rows a publication leaves out."""
 PUBLISHES_GENERATED = 180000
-TEXT = "text"
-"""What any column can be declared as: it is landed as Postgres prints it."""
 OPERATIONS = "insert, update, delete, truncate"
 
 
@@ -76,12 +75,22 @@ class Inspection:
 
 
 def suspended() -> tuple[Trouble, ...]:
-    """What keeps declared tables from being captured as they are declared, now.
+    """What keeps declared tables from being captured as they are declared: now, or since a while.
 
     Raises LakeError where the source can't be reached, or can't be captured at all.
     """
+    declared = source_tables()
     with connect() as connection:
-        return inspect(connection, source_tables()).troubles
+        troubles = inspect(connection, declared).troubles
+    ailing = {trouble.table for trouble in troubles}
+    return (
+        *troubles,
+        *(
+            Trouble(table, str(wait), is_routine=True, misses_changes=True)
+            for table, wait in waits(declared).items()
+            if table not in ailing
+        ),
+    )
 
 
 def inspect(connection: psycopg.Connection, declared: Sequence[SourceTable]) -> Inspection:

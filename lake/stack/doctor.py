@@ -116,7 +116,7 @@ def _tables() -> Iterator[Finding]:
     if not troubles:
         yield Finding("tables", True, "all that are declared are captured")
     for trouble in troubles:
-        mend = "correct its declaration"
+        mend = "correct its declaration, then run `lake ingest`"
         if trouble.is_routine:
             mend = "run `lake ingest`"
         elif trouble.remedy:

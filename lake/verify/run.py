@@ -18,6 +18,7 @@ from lake.branches.branch import pinned
 from lake.errors import LakeError
 from lake.manifest import SourceTable, source_tables
 from lake.settings import settings
+from lake.shapes import waits
 from lake.stack import trino
 from lake.verify import digests, tables
 from lake.verify.digests import Difference, Range, Side
@@ -112,6 +113,9 @@ def snapshot() -> Iterator[Source]:
 def _verify(table: SourceTable, at: Source, options: Options) -> Iterator[TableReport]:
     """The report of each model of a table's current state; or of bronze, where there is none."""
     target = table.bronze
+    if wait := waits([table]).get(table.qualified):
+        yield TableReport(table.qualified, target, "unknown", f"it {wait}")
+        return
     try:
         with _explained(at.connection):
             there = tables.at_source(at.connection, table)

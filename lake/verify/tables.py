@@ -15,10 +15,8 @@ from lake.errors import LakeError
 from lake.manifest import SourceTable, current_models, models
 from lake.settings import TRUNK, settings
 from lake.verify.rows import Held, Shape
-from lake.verify.values import Compared, quoted
+from lake.verify.values import Compared, literal, quoted
 
-SNAPSHOT_LSN = "lake.snapshot-lsn"
-"""The property of a table of bulk snapshots that says, by its LSN, that the newest is whole."""
 NO_ROW = "{}"
 """The `_unheld` of a row that stands for a snapshot of no rows."""
 
@@ -62,16 +60,18 @@ def _current(table: SourceTable, model: str, columns: Sequence[str]) -> Target:
     built_lsn = min((lsn for lsn in reached if lsn is not None), default=None)
     if built_lsn is None or None in reached:
         raise LakeError(f"no publish says of which bronze {name} was built: `lake run` does")
-    taken = _snapshot_lsn(table)
+    taken = lag.snapshot_lsn(table.bronze)
     if taken is not None and taken - 1 > built_lsn:
         raise LakeError(f"{name} was built before the newest snapshot of its table: `lake run`")
     shape, left_out = _shape(table, current, columns)
     copies = "1" if table.key else "_copies"
-    held = [Held(_relation(settings().branch, current), copies=copies)]
+    is_there = _is_there(table, built_lsn)
+    held = [Held(_relation(settings().branch, current), is_there, copies)]
     for one in quarantines:
         if broken := _load(settings().branch, one):
             relation = _relation(settings().branch, broken)
-            held.append(Held(relation, "on_break <> 'warn'", copies, is_distinct=True))
+            is_kept_out = f"on_break <> 'warn' and {is_there}"
+            held.append(Held(relation, is_kept_out, copies, is_distinct=True))
     return Target(name, held, built_lsn, _landed(), _rows(current), shape, left_out)
 
 
@@ -80,13 +80,25 @@ def bronze(table: SourceTable, columns: Sequence[str]) -> Target:
 
     Raises LakeError where there is none that changes go on from.
     """
-    loaded, taken = _load(TRUNK, table.bronze), _snapshot_lsn(table)
+    loaded, taken = _load(TRUNK, table.bronze), lag.snapshot_lsn(table.bronze)
     if loaded is None or taken is None:
         raise LakeError(f"{table.bronze} has no snapshot of it: `lake ingest`")
     shape, left_out = _shape(table, loaded, columns)
     where = f"_snapshot_lsn = {taken} and coalesce(_unheld, '') <> '{NO_ROW}'"
     held = [Held(_relation(TRUNK, loaded), where)]
     return Target(table.bronze, held, taken - 1, _landed(), _rows(loaded), shape, left_out)
+
+
+def _is_there(table: SourceTable, built_lsn: int) -> str:
+    """Of a model's rows those that no TRUNCATE has deleted at the source, as a condition."""
+    if not table.keeps_truncated:
+        return "true"
+    last = (
+        "select coalesce(max(row(commit_lsn, ordinal)), row(bigint '-1', bigint '0'))"
+        f" from {_landed()} where source_table = {literal(table.qualified)} and op = 't'"
+        f" and commit_lsn <= {built_lsn}"
+    )
+    return f"row(_commit_lsn, _ordinal) > ({last})"
 
 
 def _landed() -> str:
@@ -99,12 +111,6 @@ def _load(branch: str, name: str) -> Table | None:
         return open_catalog(branch).load_table(name)
     except NoSuchTableError:
         return None
-
-
-def _snapshot_lsn(table: SourceTable) -> int | None:
-    loaded = _load(TRUNK, table.bronze)
-    found = loaded.properties.get(SNAPSHOT_LSN) if loaded else None
-    return int(found) if found else None
 
 
 def _shape(table: SourceTable, of: Table, columns: Sequence[str]) -> tuple[Shape, Sequence[str]]:

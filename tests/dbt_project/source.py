@@ -87,6 +87,12 @@ CHANGES: dict[str, IcebergType] = {
     "after": StringType(),
     "unchanged": StringType(),
 }
+SCHEMA_CHANGES: dict[str, IcebergType] = {
+    "source_table": StringType(),
+    "commit_lsn": LongType(),
+    "ordinal": LongType(),
+    "columns": StringType(),
+}
 COMPLETE_LSN = "lake.complete-lsn"
 CROWD: dict[str, IcebergType] = {
     "Größe": DecimalType(12, 2),
@@ -476,6 +482,7 @@ def create_bronze(tables: dict[str, dict[str, IcebergType]] | None = None) -> No
     catalog().create_namespace_if_not_exists(BRONZE)
     by_table = PartitionSpec(PartitionField(1, 1000, IdentityTransform(), "source_table"))
     catalog().create_table(f"{BRONZE}.changes", _schema(CHANGES), partition_spec=by_table)
+    catalog().create_table(f"{BRONZE}.schema_changes", _schema(SCHEMA_CHANGES))
     for name, columns in {"loan": LOAN, "loan_payment": PAYMENT, **(tables or {})}.items():
         catalog().create_table(f"{BRONZE}.{name}", _schema(columns | SNAPSHOT))
 

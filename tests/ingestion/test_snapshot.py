@@ -85,7 +85,7 @@ def landed(table: str) -> list[dict[str, Any]]:
 
 
 def newest() -> list[dict[str, Any]]:
-    lsn = bronze.snapshot_lsn("bronze.thing")
+    lsn = lag.snapshot_lsn("bronze.thing")
     return [row for row in landed("bronze.thing") if row["_snapshot_lsn"] == lsn]
 
 
@@ -96,7 +96,7 @@ def test_each_value_lands_exactly_and_with_it_the_columns_nobody_declared(
     assert loaded.rows == {"public.thing": 5003}
     (row,) = [row for row in landed("bronze.thing") if row["part"] == "a"]
     stamps = {name: row.pop(name) for name in ("_snapshot_lsn", "_ingested_at")}
-    assert stamps["_snapshot_lsn"] == bronze.snapshot_lsn("bronze.thing")
+    assert stamps["_snapshot_lsn"] == lag.snapshot_lsn("bronze.thing")
     assert row == {
         "part": "a",
         "id": 1,
@@ -137,7 +137,7 @@ def test_a_snapshot_of_no_rows_is_a_row_without_values(thing: psycopg.Connection
     loaded = load(THING)
     assert loaded.rows == {"public.thing": 0}
     (row,) = landed("bronze.thing")
-    assert row.pop("_snapshot_lsn") == bronze.snapshot_lsn("bronze.thing")
+    assert row.pop("_snapshot_lsn") == lag.snapshot_lsn("bronze.thing")
     assert row.pop("_ingested_at")
     assert row.pop("_unheld") == bronze.NO_ROW
     assert set(row.values()) == {None}
@@ -187,7 +187,7 @@ def test_a_table_that_was_out_of_the_publication_needs_a_new_snapshot(
     monkeypatch.setattr(lag, "catch_up", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load(THING)
-    assert bronze.snapshot_lsn("bronze.thing") is None
+    assert lag.snapshot_lsn("bronze.thing") is None
     monkeypatch.setattr(lag, "catch_up", lambda: 0)
     load(THING)  # though the table is published by now
     assert {row["id"] for row in newest()} == {0, *range(1, 11)}
@@ -210,7 +210,7 @@ def test_a_snapshot_and_the_changes_from_its_lsn_on_are_the_source(
             load(*loaded)
         time.sleep(0.5)
     for table in tables:
-        lsn = bronze.snapshot_lsn(table.bronze)
+        lsn = lag.snapshot_lsn(table.bronze)
         assert lsn is not None
         rows = {row["id"]: row["version"] for row in landed(table.bronze)}
         before = len(rows)
@@ -448,7 +448,7 @@ def test_from_scratch_all_tables_are_taken_anew_and_what_was_landed_is_kept(
     (kept,) = [name for name in names if name.startswith("changes_until_")]
     assert landed(f"bronze.{kept}") == [{"lsn": 1, "envelope": "{}"}]
     properties = catalog().load_table("bronze.changes").properties
-    lsn = bronze.snapshot_lsn("bronze.thing")
+    lsn = lag.snapshot_lsn("bronze.thing")
     assert properties[lag.SLOT_LSN] == str(lsn)
     whose = f"/{settings().source.database}/{settings().source.slot}"
     assert properties["lake.source"].endswith(whose)

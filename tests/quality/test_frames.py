@@ -65,7 +65,7 @@ def land(*changes: dict[str, Any]) -> None:
     table = catalog("ingest").load_table("bronze.changes")
     with table.update_spec() as spec:
         spec.remove_field("ingested_at_day")  # which PyIceberg alone can't write
-    lsn = max(bronze.snapshot_lsn(one.bronze) or 0 for one in (EVENT, LOG))
+    lsn = max(lag.snapshot_lsn(one.bronze) or 0 for one in (EVENT, LOG))
     with_images = [
         change
         | {name: json.dumps(change[name]) for name in ("key", "before", "after") if name in change}
@@ -133,4 +133,4 @@ def test_changes_rows_and_values_that_are_not_held_are_judged_by_the_source_s_ow
 
 
 def _positions(*after: int) -> set[int]:
-    return {max(bronze.snapshot_lsn(one.bronze) or 0 for one in (EVENT, LOG)) + n for n in after}
+    return {max(lag.snapshot_lsn(one.bronze) or 0 for one in (EVENT, LOG)) + n for n in after}

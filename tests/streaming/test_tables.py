@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
-from ingestion import bronze
 from lake.catalog import catalog
 from lake.manifest import SourceTable
 from lake.settings import settings
@@ -115,7 +114,7 @@ def every(connection: psycopg.Connection, tables: list[SourceTable], statements:
 
 def state(table: SourceTable, landed: list[Change]) -> dict[str, Change]:
     """A table's rows, by `id`: its bulk and the changes since, each following from those before."""
-    lsn = bronze.snapshot_lsn(table.bronze)
+    lsn = lag.snapshot_lsn(table.bronze)
     assert lsn is not None
     bulk = catalog().load_table(table.bronze).scan().to_arrow().to_pylist()
     names = [column.name for column in table.columns]

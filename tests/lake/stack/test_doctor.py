@@ -30,7 +30,7 @@ def answers(value: object) -> Callable[[], object]:
         (HIDDEN, "run `alter role capture bypassrls`"),
         (MISSED, "run `a; b`, then `lake ingest --again public.loan`"),
         (NEW, "run `lake ingest`"),
-        (GONE, "correct its declaration"),
+        (GONE, "correct its declaration, then run `lake ingest`"),
     ],
 )
 def test_a_table_that_is_not_captured_is_a_finding_with_what_to_do(
