@@ -23,6 +23,8 @@ PREFIX, RUNNING = "run_", "running"
 START = -1
 """An LSN before all that was landed."""
 Say = Callable[[str], None]
+NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
+"""They judge code on rows of their own, and so are for who edits it: `lake build`, `lake ci`."""
 _SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector", "--resource-type"}
 """The options of dbt that leave out a part of the project."""
 
@@ -112,7 +114,7 @@ def _build(options: Sequence[str], found: list[Result], say: Say, *, gate_follow
     for step in steps:
         began = time.time()
         try:
-            dbt("build", "--quiet", *step, gate_follows=gate_follows)
+            dbt("build", "--quiet", *NO_UNIT_TESTS, *step, gate_follows=gate_follows)
         finally:
             found += results.of_dbt(step, began)
 
