@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from feature_repo import definitions
 from ingestion.snapshot import ingest
 from ingestion.types import bronze_type
 from lake import source
@@ -25,8 +26,9 @@ from lake.catalog import catalog
 from lake.manifest import Column, SourceTable
 from lake.settings import settings as lake_settings
 from lake.stack import postgres
-from lake.types import canonical
+from lake.types import canonical, held_as
 from tests.conftest import empty_own
+from tests.dbt_project.conftest import compiled
 from tests.ingestion import wal
 
 MADE = """
@@ -410,20 +412,6 @@ def test_each_value_of_each_type_is_the_same_in_bulk_in_the_wal_and_in_postgres(
     assert never == {name for name, query in UNREADABLE.items() if not query}
 
 
-ENGINES = {
-    "int": ("int", "integer"),
-    "long": ("bigint", "bigint"),
-    "float": ("float", "real"),
-    "double": ("double", "double"),
-    "boolean": ("boolean", "boolean"),
-    "binary": ("binary", "varbinary"),
-    "date": ("date", "date"),
-    "timestamp": ("timestamp_ntz", "timestamp(6)"),
-    "timestamptz": ("timestamp", "timestamp(6) with time zone"),
-    "decimal(10, 2)": ("decimal(10,2)", "decimal(10,2)"),
-    "string": ("string", "varchar"),
-}
-"""What Spark and Trino call bronze's types."""
 LEFT_OUT = {
     "decimal": "text: `NaN`",
     "date": "text: years outside 1 to 9999, `infinity`",
@@ -432,7 +420,9 @@ LEFT_OUT = {
 TYPES = Path(__file__).parents[2] / "docs" / "types.md"
 
 
-def test_the_docs_say_of_every_type_what_it_is_in_the_lake(owner: psycopg.Connection) -> None:
+def test_the_docs_say_of_every_type_what_it_is_in_the_lake(
+    owner: psycopg.Connection, tmp_path: Path
+) -> None:
     lines = [
         "# Types of Postgres, and of the lake",
         "",
@@ -440,20 +430,24 @@ def test_the_docs_say_of_every_type_what_it_is_in_the_lake(owner: psycopg.Connec
         "modifiers. Text is what Postgres prints, so nothing is lost by it, and any column can be",
         "declared as text. Arrays, and types that a user makes, are text. What is *held beside* is",
         "null in the column, and kept as text: in `_unheld` of a bulk snapshot, in the image of a",
-        "change ([tables.md](tables.md#types)).",
+        "change ([tables.md](tables.md#types)). A feature is a column of gold; one of a type that",
+        "Feast does not take is refused by name, and how to cast it is the model's to say.",
         "",
-        "| Postgres | bronze | silver on Spark | silver on Trino | held beside |",
-        "| --- | --- | --- | --- | --- |",
+        "| Postgres | bronze | silver on Spark | silver on Trino | Feast | held beside |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     modified = [name for name in DECLARED if "(" in name and "[" not in name]
-    for name in [*listed(owner), *modified]:
-        if name.endswith("[]"):
-            continue
+    names = [name for name in [*listed(owner), *modified] if not name.endswith("[]")]
+    asked = [f"{{{{ engine_type({name!r}) }}}}" for name in names]
+    spark, trino = (compiled(tmp_path, engine, *asked) for engine in ("spark", "trino"))
+    for name, on_spark, on_trino in zip(names, spark, trino, strict=True):
         kind = str(bronze_type(name).iceberg)
-        spark, trino = ENGINES.get(kind, (kind.replace(" ", ""),) * 2)
         beside = next((said for start, said in LEFT_OUT.items() if kind.startswith(start)), "")
         bronze = "text" if kind == "string" else kind
-        lines.append(f"| `{name}` | {bronze} | {spark} | {trino} | {beside} |")
+        feature = definitions.TYPES.get(held_as(name))
+        feast = feature.name.title() if feature else "refused: cast it"
+        engines = f"{on_spark.strip()} | {on_trino.strip()}"
+        lines.append(f"| `{name}` | {bronze} | {engines} | {feast} | {beside} |")
     text = "\n".join(lines) + "\n"
     written = TYPES.read_text() if TYPES.exists() else ""
     if text != written:
