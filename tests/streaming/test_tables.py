@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 
+from lake import lag
 from lake.catalog import catalog
 from lake.manifest import SourceTable
 from lake.settings import settings
