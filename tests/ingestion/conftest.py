@@ -7,8 +7,11 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
+from lake import source
 from lake.manifest import Column, SourceTable
+from lake.settings import settings
 from tests.conftest import forget_settings
+from tests.pgoutput import Change, decoded
 
 Declare = Callable[..., SourceTable]
 
@@ -45,6 +48,17 @@ def owner(own_lake: str, request: pytest.FixtureRequest) -> Iterator[psycopg.Con
     """The source's superuser, in a database of the test's own."""
     with own_source(request.node.name) as connection:
         yield connection
+
+
+def in_wal() -> list[Change]:
+    """All changes that the slot has, in the order of commits; they stay there."""
+    with source.connect() as connection:
+        rows = connection.execute(
+            "select data from pg_logical_slot_peek_binary_changes(%s, null, null,"
+            " 'proto_version', '1', 'publication_names', %s)",
+            [settings().source.slot, f'"{settings().source.publication}"'],
+        ).fetchall()
+    return list(decoded(data for (data,) in rows))
 
 
 def declared(name: str, key: tuple[str, ...], /, **columns: str) -> SourceTable:

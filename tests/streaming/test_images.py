@@ -15,7 +15,7 @@ from lake.manifest import Column, SourceTable
 from tests.conftest import SOAK, empty_own, settings_of_own
 from tests.ingestion.conftest import declared, own_source
 from tests.ingestion.test_values import is_equal, printed, typed_value
-from tests.ingestion.wal import Row
+from tests.pgoutput import Row
 from tests.streaming.conftest import (
     THING,
     capture_in,

@@ -38,9 +38,7 @@ from lake.settings import settings
 from lake.verify.rows import Held, Shape
 from lake.verify.tables import Target
 from lake.verify.values import Compared
-
-Row = dict[str, str | None]
-Position = tuple[int, int]
+from tests.pgoutput import Change, Row, decoded
 
 TYPES: dict[str, IcebergType] = {
     "smallint": IntegerType(),
@@ -84,17 +82,6 @@ def typed(text: str | None, kind: IcebergType) -> Any:
     if isinstance(kind, DateType):
         return moment.date()
     return moment if isinstance(kind, TimestamptzType) else moment.replace(tzinfo=None)
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change as the WAL has it: rows of texts, whole or in part."""
-
-    op: str
-    position: Position
-    before: Row | None = None
-    after: Row | None = None
-    unchanged: Sequence[str] = ()
 
 
 @dataclass
@@ -177,7 +164,7 @@ class Made:
                 " 'proto_version', '1', 'publication_names', %s)",
                 [self.slot, f'"{self.name}"'],
             ).fetchall()
-        new = list(_changes([data for (data,) in messages]))
+        new = list(decoded(data for (data,) in messages))
         self.changes += new
         table = open_catalog(self.on).load_table(f"bronze_made.{self.name}_changes")
         rows = [self._landed(change) for change in new]
@@ -314,81 +301,3 @@ _CHANGES: dict[str, IcebergType] = {
     "after": StringType(),
     "unchanged": StringType(),
 }
-
-
-# -- pgoutput, as the manual has it: "Logical Replication Message Formats" ------------------------
-
-
-class _Message:
-    def __init__(self, data: bytes) -> None:
-        self.data, self.at = data, 0
-
-    def take(self, size: int) -> bytes:
-        self.at += size
-        return self.data[self.at - size : self.at]
-
-    def number(self, size: int) -> int:
-        return int.from_bytes(self.take(size), "big")
-
-    def word(self) -> str:
-        return self.take(self.data.index(0, self.at) + 1 - self.at)[:-1].decode()
-
-    def row(self, columns: Sequence[tuple[str, bool]]) -> tuple[Row, list[str]]:
-        """The values of a row, and the columns whose value is left out."""
-        found: Row = {}
-        unchanged = []
-        for name, _ in columns[: self.number(2)]:
-            match self.take(1):
-                case b"n":
-                    found[name] = None
-                case b"t":
-                    found[name] = self.take(self.number(4)).decode()
-                case b"u":
-                    unchanged.append(name)
-        return found, unchanged
-
-
-def _changes(messages: Sequence[bytes]) -> "list[Change]":
-    found: list[Change] = []
-    columns: dict[int, list[tuple[str, bool]]] = {}
-    commit_lsn = ordinal = 0
-    for data in messages:
-        message = _Message(data)
-        match message.take(1):
-            case b"B":
-                commit_lsn, ordinal = message.number(8), 0
-            case b"R":
-                relation = message.number(4)
-                message.word(), message.word(), message.take(1)
-                columns[relation] = []
-                for _ in range(message.number(2)):
-                    is_key = message.number(1) == 1
-                    columns[relation].append((message.word(), is_key))
-                    message.take(8)
-            case b"T":
-                ordinal += 1
-                found.append(Change("t", (commit_lsn, ordinal)))
-            case b"I" | b"U" | b"D" as kind:
-                ordinal += 1
-                position = commit_lsn, ordinal
-                found.append(_change(kind, message, columns[message.number(4)], position))
-    return found
-
-
-def _change(
-    kind: bytes, message: _Message, columns: Sequence[tuple[str, bool]], position: Position
-) -> Change:
-    before: Row | None = None
-    part = message.take(1)
-    if part in b"KO":
-        before, _ = message.row(columns)
-        if part == b"K":
-            before = {name: before[name] for name, is_key in columns if is_key}
-        part = message.take(1)
-    if kind == b"D":
-        return Change("d", position, before)
-    after, unchanged = message.row(columns)
-    if before and len(before) == len(columns):
-        after |= {name: before[name] for name in unchanged}
-        unchanged = []
-    return Change({b"I": "c", b"U": "u"}[kind], position, before, after, unchanged)
