@@ -25,10 +25,7 @@ SCHEMA_CHANGES = "bronze.schema_changes"
 
 @dataclass(frozen=True)
 class Wait:
-    """Why a table's changes can't be read as they are declared, from which commit of the source on.
-
-    `lsn` is that of the commit, or of the newest snapshot if that is later.
-    """
+    """Why changes of a table can't be read as declared, from which commit of the source on."""
 
     why: str
     lsn: int
@@ -40,7 +37,7 @@ class Wait:
 
 
 def waits(declared: Sequence[SourceTable]) -> dict[str, Wait]:
-    """Of the tables whose changes wait, by name: why, and since when."""
+    """Of the tables that have changes that wait, by name: why, and since when."""
     try:
         rows = open_catalog(TRUNK).load_table(SCHEMA_CHANGES).scan().to_arrow().to_pylist()
     except NoSuchTableError:
@@ -53,7 +50,9 @@ def waits(declared: Sequence[SourceTable]) -> dict[str, Wait]:
         had = shapes[table.qualified]
         if not any(unreadable(table, shape) for shape in had):
             continue  # without a look at the table itself: there may be hundreds
-        if wait := first_wait(table, had, snapshot_lsn(table.bronze) or 0):
+        snapshot = snapshot_lsn(table.bronze) or 0
+        wait = first_wait(table, had, snapshot)
+        if wait and wait.lsn >= snapshot:
             found[table.qualified] = wait
     return found
 
@@ -63,12 +62,13 @@ def first_wait(
 ) -> Wait | None:
     """Why the changes since a snapshot wait; `shapes` are the table's rows of bronze, in order.
 
-    The newest shape counts although it may be older: what comes next may still have it.
+    The newest shape counts although it may be older than the snapshot: until there is a change of
+    another shape, it is that of any that come. Whether any do, only the source can tell.
     """
     for shape in shapes:
         is_of_changes = shape["commit_lsn"] >= snapshot or shape is shapes[-1]
         if is_of_changes and (why := unreadable(table, shape)):
-            return Wait(why, max(shape["commit_lsn"], snapshot), shape["committed_at"])
+            return Wait(why, shape["commit_lsn"], shape["committed_at"])
     return None
 
 
