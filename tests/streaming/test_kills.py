@@ -86,7 +86,7 @@ def test_a_random_life_is_landed_change_by_change_whatever_is_killed(
         for _ in range(10 if SOAK else 4):
             running.start()
             running.says("reading from")
-            time.sleep(chance.uniform(0, 6))
+            time.sleep(chance.uniform(0, 6 if SOAK else 3))
             chance.choice([running.kill, running.end, kill_walsender])()
             if running.process and running.process.poll() is None:
                 running.kill()

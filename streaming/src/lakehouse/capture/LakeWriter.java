@@ -33,11 +33,14 @@ import org.apache.iceberg.io.TaskWriter;
 final class LakeWriter implements SinkWriter<Event> {
     private static final long FILE_BYTES = 256L << 20;
     /**
-     * Rows are kept in memory until there are enough for a row group. Rows may be of megabytes, so the
-     * size is looked at from the first row on, and not after a hundred.
+     * What keeps memory small. Each table whose rows came since the last commit has a file open, whose
+     * buffer is as large as a page, and whose rows are in memory until there are enough for a row group.
+     * Rows may be of megabytes: their size is looked at from the first on, and not after a hundred.
      */
-    private static final Map<String, String> ROW_GROUPS =
+    private static final Map<String, String> SMALL =
             Map.of(
+                    TableProperties.PARQUET_PAGE_SIZE_BYTES,
+                    String.valueOf(64 << 10),
                     TableProperties.PARQUET_ROW_GROUP_SIZE_BYTES,
                     String.valueOf(16 << 20),
                     TableProperties.PARQUET_ROW_GROUP_CHECK_MIN_RECORD_COUNT,
@@ -75,7 +78,7 @@ final class LakeWriter implements SinkWriter<Event> {
         Rows(Table table) {
             this.table = table;
             Map<String, String> properties = new HashMap<>(table.properties());
-            properties.putAll(ROW_GROUPS);
+            properties.putAll(SMALL);
             this.writers =
                     new RowDataTaskWriterFactory(
                             table,
