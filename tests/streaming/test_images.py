@@ -12,8 +12,8 @@ import pytest
 
 from lake.catalog import catalog
 from lake.manifest import Column, SourceTable
-from tests.conftest import SOAK, empty_own, settings_of_own
-from tests.ingestion.conftest import declared, own_source
+from tests.conftest import empty_own, settings_of_own
+from tests.ingestion.conftest import own_source
 from tests.ingestion.test_values import is_equal, printed, typed_value
 from tests.pgoutput import Row
 from tests.streaming.conftest import (
@@ -68,14 +68,13 @@ ODD_TABLE = SourceTable(
     ("key",),
     (Column("key", "int", 'Key"\\'), Column("order", "text", "order"), Column("e", "text", "é🙂")),
 )
-LARGE_TABLE = declared("large", ("id",), id="int", value="text")
 
 
 @pytest.fixture(scope="module")
 def streamed(
     made_own: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[psycopg.Connection]:
-    """A source of four tables that are captured."""
+    """A source of three tables that are captured."""
     with settings_of_own():
         empty_own()
         with own_source("streamed") as owner:
@@ -86,13 +85,12 @@ def streamed(
                 create table "My ""Schema"."Täble.x" (
                     "Key""\\" int primary key, "order" text, "é🙂" text
                 );
-                create table large (id int primary key, value text);
                 """
             )
             listed = ", ".join(f"{name} {kind}" for name, kind in WIDE.items())
             owner.execute(f"create table everything (id int primary key, {listed})".encode())
             insert_wide(owner, 1)
-            hand_over(THING, ODD_TABLE, WIDE_TABLE, LARGE_TABLE)
+            hand_over(THING, ODD_TABLE, WIDE_TABLE)
             with capture_in(tmp_path_factory.mktemp("streamed")) as job:
                 job.start()
                 yield owner
@@ -189,20 +187,3 @@ def brief(row: Row | None) -> Row:
         name: hashlib.md5(value.encode()).hexdigest() if value and len(value) > 1000 else value
         for name, value in (row or {}).items()
     }
-
-
-def test_a_transaction_of_many_values_of_megabytes_is_landed_with_the_heap_that_capture_has(
-    streamed: psycopg.Connection,
-) -> None:
-    rows = 200 if SOAK else 40
-    streamed.execute(
-        "insert into large select i, repeat(md5(i::text), 160000) from generate_series(1, %s) as i",
-        [rows],
-    )
-    catch_up()
-    there: dict[str, str] = dict(
-        streamed.execute("select id::text, md5(value) from large").fetchall()
-    )
-    landed = [brief(row["after"]) for row in changes("public.large")]
-    assert len(landed) == rows
-    assert {row["id"]: row["value"] for row in landed} == there
