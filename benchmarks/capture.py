@@ -130,6 +130,7 @@ def prepare() -> None:
         fill(connection, rows=LOANS)
         connection.execute("alter table loan replica identity full")
     ingest(source_tables(), postgres.source_owner(), lambda *_: None)
+    lifecycle.stop_capture()  # each job is started for itself
 
 
 # -- jobs ------------------------------------------------------------------------------------------
@@ -321,6 +322,7 @@ def drain_ours(where: Path, changes: int, size: int) -> Drain:
 
 
 def emit() -> None:
+    """Have the source flush all that it wrote: its commits here do not wait for that."""
     from lake import source
 
     with source.connect() as connection:
@@ -367,13 +369,16 @@ def drain_floor(changes: int, size: int) -> Drain:
     make_slot("bench_floor")
     try:
         write(changes, size)
+        emit()
         with postgres.SOURCE.admin(settings().source.database) as admin:
             began = time.perf_counter()
-            admin.execute(
+            row = admin.execute(
                 "select count(*) from pg_logical_slot_peek_binary_changes("
                 "'bench_floor', null, null, 'proto_version', '1', 'publication_names', %s)",
                 [settings().source.publication],
-            )
+            ).fetchone()
+            assert row
+            assert row[0] > changes, "all of it was flushed"
             return Drain(changes, time.perf_counter() - began)
     finally:
         drop_slot("bench_floor")
@@ -454,7 +459,7 @@ def freshness(where: Path, rate: int, seconds: int) -> list[str]:
             began, number = time.time(), 0
             while not stop.is_set():
                 connection.execute(
-                    "update loan set credit_score = 300 + (credit_score + 1) % 500"
+                    "update loan set credit_score = 300 + (credit_score + 1) %% 500"
                     " where loan_id between %s and %s",
                     [1 + number % 40_000, 10 + number % 40_000],
                 )

@@ -123,6 +123,7 @@ def running_jvm(options: Options) -> Iterator[subprocess.Popen[bytes]]:
     """
     environment = dict(os.environ)
     prepare_environment_variables(environment)
+    environment["MALLOC_ARENA_MAX"] = "2"  # else glibc keeps memory for each thread: some 50 MB
     handshake = options.directory / "gateway"
     environment["_PYFLINK_CONN_INFO_PATH"] = str(handshake)
     java = Path(environment["JAVA_HOME"]) / "bin" / "java" if "JAVA_HOME" in environment else "java"
