@@ -28,9 +28,6 @@ SOAK = "LAKE_TEST_SOAK" in os.environ
 """Whether minutes of load, kills and repetitions are asked for (docs/soak.md)."""
 soak = pytest.mark.skipif(not SOAK, reason="minutes of load and kills: LAKE_TEST_SOAK=1 runs it")
 
-FIRST_COMPILER = "-XX:TieredStopAtLevel=1"
-"""A capture that lives for seconds would spend most of its time in Java's second compiler."""
-
 Lake = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -94,7 +91,6 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         state = tmp_path_factory.mktemp("lake")
         patch.setenv("LAKE_STATE_DIR", str(state))
-        patch.setenv("JAVA_TOOL_OPTIONS", FIRST_COMPILER)
         for name, port in free_ports().items():
             patch.setenv(name, port)
         forget_settings()

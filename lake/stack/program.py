@@ -54,20 +54,6 @@ def _log(name: str) -> Path:
     return settings().state_dir / "logs" / f"{name}.log"
 
 
-_LARGE_MEGABYTES = 2048
-
-
-def compilers(heap: str) -> tuple[str, ...]:
-    """Java's first compiler alone for a server with a small heap, whose queries are short.
-
-    Room for what it compiles is needed with either: Spark makes code for each query, and each time
-    that the usual room of 48 MB is full Java collects the whole heap.
-    """
-    size = int(heap[:-1]) * (1024 if heap.lower().endswith("g") else 1)
-    first = () if size >= _LARGE_MEGABYTES else ("-XX:TieredStopAtLevel=1",)
-    return (*first, "-XX:ReservedCodeCacheSize=256M")
-
-
 def tied(command: list[str], *, unprivileged: bool = False) -> tuple[str, ...]:
     """`command`, made to die with its parent, so that nothing is ever left behind."""
     identity = _NOBODY_OPTIONS if unprivileged and os.geteuid() == 0 else ()

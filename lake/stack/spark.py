@@ -12,7 +12,7 @@ from lake import parts
 from lake.catalog import access, for_spark
 from lake.credentials import write_private
 from lake.settings import TRUNK, settings
-from lake.stack.program import Program, compilers, home, tied
+from lake.stack.program import Program, home, tied
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -23,7 +23,6 @@ def program() -> Program:
     classpath = [str(home("spark") / "conf"), f"{distribution / 'jars'}/*"]
     classpath += [str(jar) for jar in parts.jars("spark")]
     java = [str(parts.java("spark")), f"-Xmx{settings().heap.spark}", *_JVM]
-    java += compilers(settings().heap.spark)
     java += [f"-Djava.io.tmpdir={home('spark') / 'scratch'}"]
     submit = ["org.apache.spark.deploy.SparkSubmit", "--class", _SERVER]
     options = ["--properties-file", str(home("spark") / "conf" / "spark.conf"), "spark-internal"]
@@ -44,7 +43,6 @@ _SERVER = "org.apache.spark.sql.connect.service.SparkConnectServer"
 # lacks; the serial collector keeps a small server small.
 _JVM = (
     "-XX:+UseSerialGC",
-    "-XX:MetaspaceSize=256M",
     "-XX:+IgnoreUnrecognizedVMOptions",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djdk.reflect.useDirectMethodHandle=false",

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lake.stack.program import compilers
+from lake.settings import Settings, settings
+from lake.stack import trino
 from tests.conftest import lake
 
 
@@ -20,6 +21,9 @@ def test_a_setting_that_makes_no_sense_is_named(name: str, value: str, said: str
     assert f"setting {name} = '{value}': {said}" in line
 
 
-@pytest.mark.parametrize(("heap", "is_small"), [("800m", True), ("2047M", True), ("2g", False)])
-def test_a_server_with_a_small_heap_has_one_compiler(heap: str, is_small: bool) -> None:
-    assert ("-XX:TieredStopAtLevel=1" in compilers(heap)) is is_small
+@pytest.mark.parametrize(("heap", "is_small"), [("800m", True), ("2047m", True), ("2g", False)])
+def test_a_small_trino_has_one_compiler(
+    heap: str, is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings(), "heap", Settings.model_validate({"heap": {"trino": heap}}).heap)
+    assert ("-XX:TieredStopAtLevel=1" in trino._compilers()) is is_small
