@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TRUNK = "lake"
 """The branch that everybody reads, and that only capture and publishes move."""
 LAYERS = ("bronze", "silver", "gold")
+Directory = Annotated[Path, AfterValidator(Path.absolute)]
+"""The same directory, wherever the process is: sockets and processes are found by its name."""
 """The namespaces of the catalog that rows go through, in the order of their way."""
 BUILT = LAYERS[1:]
 """Those that dbt builds, each of the models in the folder of its name."""
@@ -124,9 +126,11 @@ class Settings(BaseSettings):
         env_prefix="LAKE_", env_nested_delimiter="__", toml_file=ROOT / "lake.toml", extra="forbid"
     )
 
-    state_dir: Path = Field(ROOT / ".lake", description="data, logs, credentials")
-    project_dir: Path = Field(ROOT / "dbt_project", description="the dbt project: the contract")
-    cache_dir: Path = Field(
+    state_dir: Directory = Field(ROOT / ".lake", description="data, logs, credentials")
+    project_dir: Directory = Field(
+        ROOT / "dbt_project", description="the dbt project: the contract"
+    )
+    cache_dir: Directory = Field(
         Path(platformdirs.user_cache_dir("lake")), description="downloads and builds, shared"
     )
     host: str = "127.0.0.1"

@@ -1,5 +1,7 @@
 """What is set wrongly is told in a line, whole."""
 
+from pathlib import Path
+
 import pytest
 
 from lake.settings import Settings, settings
@@ -19,6 +21,15 @@ def test_a_setting_that_makes_no_sense_is_named(name: str, value: str, said: str
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert f"setting {name} = '{value}': {said}" in line
+
+
+def test_a_directory_is_the_same_by_whichever_path_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("state_dir", "project_dir", "cache_dir"):
+        monkeypatch.setenv(f"LAKE_{name.upper()}", "of/mine")
+        assert getattr(Settings(), name) == tmp_path / "of" / "mine"
 
 
 @pytest.mark.parametrize(("heap", "is_small"), [("800m", True), ("2047m", True), ("2g", False)])
