@@ -1,8 +1,8 @@
 {#-
     The commit LSN up to which a table's changes can be read as they are declared. It is that of the last
     whole transaction; or of the last one before a change came without a declared column, or with it in
-    another type, and no newer snapshot has ended that. The table's changes wait in bronze then, and no
-    other's do. The rule is told in `lake/shapes.py`, by which `lake status` names the table.
+    another type, unless a newer snapshot holds it. Changes of this table alone then wait in bronze.
+    `lake/shapes.py` has the same rule in Python, for `lake status` to name the table.
 -#}
 {% macro readable_lsn(declared, snapshot) -%}
     {%- set ends = [complete_lsn() + 1] -%}
@@ -18,8 +18,8 @@
 {#- Every shape that a captured table took on, in order; asked for once in an invocation. -#}
 {% macro shapes() -%}
     {%- if not execute -%} {{- return([]) -}} {%- endif -%}
-    {%- set found = [] -%}
     {%- if 'shapes' not in graph and flags.INTROSPECT is not false -%}
+        {%- set found = [] -%}
         {%- set query -%}
             select source_table, commit_lsn, columns
             from {{ source('bronze', 'schema_changes') }}

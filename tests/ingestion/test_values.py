@@ -23,13 +23,12 @@ from ingestion.snapshot import ingest
 from ingestion.types import bronze_type
 from lake import source
 from lake.catalog import catalog
-from lake.manifest import Column, SourceTable
 from lake.settings import settings as lake_settings
 from lake.stack import postgres
 from lake.types import canonical, held_as
 from tests.conftest import empty_own
 from tests.dbt_project.conftest import compiled
-from tests.ingestion.conftest import in_wal
+from tests.ingestion.conftest import declared, in_wal
 from tests.pgoutput import Row
 
 MADE = """
@@ -350,14 +349,9 @@ def take(columns: dict[str, str]) -> dict[int, dict[str, Any]]:
             [lake_settings().source.slot],
         )
     empty_own()
-    declared = SourceTable(
-        "bronze.everything",
-        "public",
-        "everything",
-        ("id",),
-        tuple(Column(column, name, column) for name, column in columns.items()),
-    )
-    ingest([declared], postgres.source_owner(), lambda *_: None)
+    types = {column: name for name, column in columns.items()}
+    everything = declared("everything", ("id",), **types)
+    ingest([everything], postgres.source_owner(), lambda *_: None)
     landed = catalog().load_table("bronze.everything").scan().to_arrow().to_pylist()
     return {row["id"]: row for row in landed if row["_unheld"] != "{}"}
 

@@ -1,4 +1,4 @@
-"""What is landed of a change is what the WAL has of it, whatever the names, the width and the size.
+"""A change is landed as the WAL has it: with odd names, 300 columns, values of megabytes.
 
 The tests share one capture, which none of them ends.
 """
@@ -13,7 +13,7 @@ import pytest
 from lake.catalog import catalog
 from lake.manifest import Column, SourceTable
 from tests.conftest import empty_own, settings_of_own
-from tests.ingestion.conftest import own_source
+from tests.ingestion.conftest import declared, own_source
 from tests.ingestion.test_values import is_equal, printed, typed_value
 from tests.pgoutput import Row
 from tests.streaming.conftest import (
@@ -54,13 +54,7 @@ MEGABYTES = {
 WIDE = {f"c{i}": kind for i, kind in zip(range(298), cycle(KINDS), strict=False)}
 WIDE |= {name: kind for name, (kind, _) in MEGABYTES.items()}
 
-WIDE_TABLE = SourceTable(
-    "bronze.everything",
-    "public",
-    "everything",
-    ("id",),
-    tuple(Column(name, kind, name) for name, kind in WIDE.items()),
-)
+WIDE_TABLE = declared("everything", ("id",), **WIDE)
 ODD_TABLE = SourceTable(
     "bronze.odd",
     'My "Schema',
