@@ -81,6 +81,7 @@ class Capture:
         assert self.process
         self.process.wait()
         psutil.wait_procs(children)
+        assert_acknowledged_what_is_held()
 
     def end(self) -> int:
         """As `lake down` does; returns the exit code."""
@@ -175,7 +176,13 @@ def captured(*tables: str) -> dict[int, list[tuple[str, Any, Any]]]:
 
 def complete_lsn() -> int:
     properties = catalog().load_table("bronze.changes").properties
-    return int(properties.get("lake.complete-lsn", "-1"))
+    return int(properties.get("lake.complete-lsn") or properties["lake.slot-lsn"])
+
+
+def assert_acknowledged_what_is_held() -> None:
+    """The source sends again all that the lake does not hold whole, at any moment."""
+    confirmed = slot_confirmed()
+    assert confirmed <= complete_lsn(), "acknowledged before it was held"
 
 
 def slot_confirmed() -> int:

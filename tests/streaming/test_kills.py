@@ -13,6 +13,7 @@ from tests.conftest import SOAK
 from tests.streaming.conftest import (
     Capture,
     another,
+    assert_acknowledged_what_is_held,
     audited,
     captured,
     catch_up,
@@ -54,6 +55,7 @@ def test_a_transaction_larger_than_a_commit_to_the_lake_survives_kills_in_its_mi
     running.start()
     kills = 0
     while kills < 3 and held() < rows:
+        assert_acknowledged_what_is_held()
         if held() > kills * rows // 4:
             running.kill()
             kills += 1

@@ -140,19 +140,16 @@ final class Wal implements AutoCloseable, Relation.TypeNames {
                                 "publication_names",
                                 '"' + options.publication().replace("\"", "\"\"") + '"')
                         .withStatusInterval(STATUS_SECONDS, TimeUnit.SECONDS)
+                        .withAutomaticFlush(false) // else keep-alives acknowledge what is not held
                         .start();
         thread.setDaemon(true);
         thread.start();
     }
 
-    /**
-     * Lets the slot forget what was committed before {@code lsn}, the commit of a transaction that the
-     * lake holds. Not that one itself: the driver would then acknowledge, at each keep-alive, all that
-     * the source has written since, which the lake has not heard of.
-     */
+    /** Lets the slot forget what was committed before {@code lsn}. */
     void acknowledge(long lsn) {
-        stream.setFlushedLSN(LogSequenceNumber.valueOf(lsn - 1));
-        stream.setAppliedLSN(LogSequenceNumber.valueOf(lsn - 1));
+        stream.setFlushedLSN(LogSequenceNumber.valueOf(lsn));
+        stream.setAppliedLSN(LogSequenceNumber.valueOf(lsn));
     }
 
     /** Whether the source, whose stream there is, is shutting down. */
