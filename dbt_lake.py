@@ -1,4 +1,4 @@
-"""Has dbt work on a branch: `LAKE_BRANCH=mine dbt build`.
+"""Has dbt work on a branch, `LAKE_BRANCH=mine dbt build`, and records what tables are made of.
 
 dbt loads modules whose names begin with `dbt_` as its plugins. On Spark a branch is a catalog that
 each session brings along, secrets included, which have no place in `profiles.yml`.
@@ -13,8 +13,11 @@ from pathlib import Path
 
 from dbt.flags import get_flags
 from dbt.plugins.manager import dbtPlugin
+from dbt_common.events.base_types import EventMsg
+from dbt_common.events.event_manager_client import add_callback_to_manager
 from dbt_common.exceptions import DbtRuntimeError
 
+from lake import provenance
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
 from lake.manifest import check
@@ -31,6 +34,7 @@ class Branch(dbtPlugin):
         """Raise DbtRuntimeError for mistakes, for no such branch, and for one not to build on."""
         # dbt-spark asks for Hive's catalog at each statement, and Spark Connect has none.
         warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
+        logging.getLogger("trino").setLevel(logging.WARNING)  # it tells what is not installed
         if "dbt.adapters.spark" in sys.modules:  # dbt loads its adapter before its plugins
             tell_mistakes_shortly()
         flags, branch = get_flags(), settings().branch  # type: ignore[no-untyped-call]
@@ -49,6 +53,20 @@ class Branch(dbtPlugin):
         # What PySpark sets in each session that it opens.
         os.environ["PYSPARK_REMOTE_INIT_CONF_LEN"] = "1"
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
+        if command in BUILDING:
+            add_callback_to_manager(record_at_the_end)
+
+
+def record_at_the_end(message: EventMsg) -> None:
+    """Record what was built once dbt has written what it did, well or not."""
+    if message.info.name != "CommandCompleted":
+        return
+    flags = get_flags()  # type: ignore[no-untyped-call]
+    project = Path(flags.PROJECT_DIR).resolve()
+    try:
+        provenance.record(project, project / (flags.TARGET_PATH or "target"), flags.VARS or {})
+    except (LakeError, OSError) as error:
+        sys.stderr.write(f"what was built is not recorded, and so to be built again: {error}\n")
 
 
 def tell_mistakes_shortly() -> None:

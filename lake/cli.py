@@ -29,6 +29,9 @@ cli = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe is not narrow
 err = Console(stderr=True, soft_wrap=True)
 
+HOW = {"increment": "brought up to date", "replay": "taken up again", "rebuild": "made anew"}
+All = Annotated[bool, typer.Option("--all", help="build every table, stale or not")]
+Explain = Annotated[bool, typer.Option("--explain", help="say what is stale, why; build nothing")]
 STACK, WAY, SOURCE = "The stack", "The way of a row", "The demo's source"
 BRANCHES, QUERYING = "Branches and publishes", "Querying"
 
@@ -151,12 +154,15 @@ def ingest(
     rich_help_panel=WAY,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def build(context: typer.Context) -> None:
-    """Build silver and gold on a branch: `dbt build`, and takes its options."""
-    from lake.branches.publish import with_state
+def build(context: typer.Context, everything: All = False, explain: Explain = False) -> None:
+    """Build what is stale of silver and gold on a branch. Takes the options of `dbt build`."""
+    from lake.build import build
     from lake.catalog import access
-    from lake.manifest import dbt
     from lake.stack.program import require
+
+    if explain:
+        _explain()
+        return
 
     require("postgres", "minio", "trino" if "trino" in context.args else "spark")
     if not access().is_writable:
@@ -164,7 +170,7 @@ def build(context: typer.Context) -> None:
             f"`{access().branch}` is not built on: make a branch, `lake branch create NAME`, "
             "and `lake --branch NAME build`; or build and publish with `lake run`"
         )
-    dbt("build", *with_state(context.args))
+    build([*(["--all"] if everything else []), *context.args], _say)
 
 
 @cli.command(rich_help_panel=WAY)
@@ -315,9 +321,30 @@ def serve() -> None:
     rich_help_panel=WAY,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def run(context: typer.Context) -> None:
-    """Build on a branch of its own, judge, publish. Takes the options of `dbt build`."""
-    _run(context.args)
+def run(context: typer.Context, everything: All = False, explain: Explain = False) -> None:
+    """Build what is stale on a branch of its own, judge, publish. Takes `dbt build`'s options."""
+    if explain:
+        _explain()
+    else:
+        _run([*(["--all"] if everything else []), *context.args])
+
+
+def _explain() -> None:
+    """Say of each table whether it is what the code makes of what was landed, and why not."""
+    from rich.table import Table
+
+    from lake import provenance
+    from lake.settings import settings
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    waiting = {one.code.table: one for one in provenance.stale(settings().branch)}
+    listed = Table("TABLE", "WOULD BE", "BECAUSE", box=None, pad_edge=False)
+    listed.columns[0].no_wrap = True
+    for table in provenance.codes():
+        one = waiting.get(table)
+        listed.add_row(table, HOW[one.how] if one else "left alone", one.reason if one else "")
+    out.print(listed, highlight=False)
 
 
 @cli.command(rich_help_panel=WAY)
@@ -331,15 +358,15 @@ def replay(
     target: Annotated[Literal["spark", "trino"], typer.Option(help="the engine")] = "spark",
 ) -> None:
     """Judge again what was landed, and publish it: as `run` does. On a branch, only build there."""
+    from lake.build import build
     from lake.catalog import access
-    from lake.manifest import dbt
     from lake.run import replay
     from lake.stack.program import require
 
     require("postgres", "minio", "spark", *(["trino"] if target == "trino" else []))
     options = [*replay([name] if name else [], since), "--target", target]
     if access().is_writable:
-        dbt("build", *options)
+        build(options, _say)
     else:
         _run(options)
 
@@ -349,12 +376,26 @@ def _run(options: Sequence[str]) -> None:
     from lake.stack.program import require
 
     require("postgres", "minio", "spark")
-    done = run.run(options, lambda line: err.print(line, highlight=False))
+    done = run.run(options, _say)
+    if done.is_idle:
+        err.print(f"nothing to do: {_as_of()}", highlight=False)
+        return
     _warn(done.judged)
     if done.publish is None:
         err.print("nothing changed, nothing to publish")
     else:
         err.print(f"published as {done.publish}: {', '.join(done.tables)}", highlight=False)
+
+
+def _as_of() -> str:
+    from lake import lag
+
+    built = lag.built()
+    return f"gold is the source as of {built}" if built else "nothing was landed yet"
+
+
+def _say(line: str) -> None:
+    err.print(line, highlight=False, markup=False)
 
 
 def _warn(judged: "Report") -> None:
@@ -385,10 +426,7 @@ def ci(
 
     require("postgres", "minio", "trino" if "trino" in context.args else "spark")
 
-    def say(line: str) -> None:
-        err.print(line, highlight=False)
-
-    done = run.ci(context.args, say, report, keep=keep, incremental=incremental)
+    done = run.ci(context.args, _say, report, keep=keep, incremental=incremental)
     for failure in done.failures:
         err.print(f"[red]failed:[/] {escape(str(failure))}", highlight=False)
     err.print(f"{escape(done.verdict)}\n{report / 'report.html'}", highlight=False)
@@ -554,12 +592,14 @@ def diff(
 @cli.command(rich_help_panel=BRANCHES)
 def publish(name: Name) -> None:
     """Move all that a branch changed to `lake`, at once, or nothing. The branch ends."""
+    from lake import provenance
     from lake.branches import publish as publishing
     from lake.manifest import manifest_text
     from lake.stack.program import require
 
     require("postgres", "minio")
-    made = publishing.publish(name, manifest_text())
+    project = [provenance.described(code) for code in provenance.codes().values()]
+    made = publishing.publish(name, manifest_text(), project)
     err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
 
 

@@ -9,9 +9,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ TARGET = PROJECT / "target"
 """Where dbt writes what it found and did."""
 MADE = ("target", "logs")
 """The directories of the project that dbt makes."""
+BUILT = ("model", "seed", "snapshot")
+"""What of a project becomes a table."""
 RULES = Path(__file__).with_name("contract.py")
 GATE_FOLLOWS = "LAKE_GATE_FOLLOWS"
 """What tells the project's macros that a gate judges what is built (`macros/written.sql`)."""
@@ -124,11 +128,11 @@ def _landed(model: str) -> set[str]:
     return found
 
 
-def source_tables() -> list[SourceTable]:
-    """The declared tables of the source, by name."""
+def source_tables(of: Mapping[str, Any] | None = None) -> list[SourceTable]:
+    """The declared tables of the source in a manifest, the project's if left out, by name."""
     declared = [
         node
-        for node in manifest()["sources"].values()
+        for node in (manifest() if of is None else of)["sources"].values()
         if node["source_name"] == "bronze" and "source_table" in node["config"]["meta"]
     ]
     return sorted((_source_table(node) for node in declared), key=lambda table: table.qualified)
@@ -228,14 +232,15 @@ def copy_project(to: Path) -> Path:
     return Path(shutil.copytree(PROJECT, to, ignore=shutil.ignore_patterns(*MADE)))
 
 
-def dbt(*arguments: str, gate_follows: bool = False) -> None:
+def dbt(*arguments: str, gate_follows: bool = False, **variables: str) -> None:
     """Run a dbt command on the project, its output on this terminal.
 
     Where the gate follows, which judges every row, only keys that a branch has written are tested.
+    `variables` are put into its environment.
 
     Raises LakeError where the project has mistakes or dbt fails.
     """
-    _dbt(arguments, None, {GATE_FOLLOWS: "1"} if gate_follows else {})
+    _dbt(arguments, None, variables | ({GATE_FOLLOWS: "1"} if gate_follows else {}))
 
 
 def selected(*options: str) -> list[str]:
@@ -268,6 +273,25 @@ def _dbt(arguments: Sequence[str], stdout: int | None, variables: dict[str, str]
         sys.stderr.write(done.stdout or "")
         raise LakeError(f"`dbt {' '.join(arguments)}` failed; what it printed says where")
     return done.stdout or ""
+
+
+def dbt_version() -> str:
+    return version("dbt-core")
+
+
+def digest(salt: str) -> str:
+    """Of the project's own files, by path and content, and of something that is mixed in."""
+    found = sha256(salt.encode())
+    for path in sorted(_files(PROJECT)):
+        found.update(f"{path.relative_to(PROJECT)}\0".encode())
+        found.update(sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
+
+
+def _files(project: Path) -> Iterator[Path]:
+    for folder, folders, names in os.walk(project):
+        folders[:] = [name for name in folders if name not in MADE]
+        yield from (Path(folder) / name for name in names)
 
 
 def _is_stale(written: Path) -> bool:

@@ -5,13 +5,15 @@ branch's own location only, which no other branch ever has again.
 """
 
 import json
+from contextlib import suppress
 from datetime import datetime
-
-from minio import Minio, MinioAdmin
-from minio.credentials.providers import StaticProvider
+from typing import TYPE_CHECKING
 
 from lake.credentials import ROLES, credentials
 from lake.settings import QUALITY, settings
+
+if TYPE_CHECKING:  # half a CPU-second to import
+    from minio import Minio, MinioAdmin
 
 ROOT_USER = "minio"
 KEY_OWNER = "branches"
@@ -59,8 +61,11 @@ def create_key(location: str, expires_at: str) -> tuple[str, str]:
 
 
 def remove_key(access_key: str) -> None:
-    """Remove a branch's key."""
-    _key_owner().delete_service_account(access_key)
+    """Remove a branch's key, if it has not expired."""
+    from minio.error import MinioAdminException
+
+    with suppress(MinioAdminException):
+        _key_owner().delete_service_account(access_key)
 
 
 def branch_keys() -> dict[str, datetime]:
@@ -103,18 +108,23 @@ def _policy(write: tuple[str, ...], delete: tuple[str, ...]) -> dict[str, object
     return {"Version": "2012-10-17", "Statement": statements}
 
 
-def client(user: str, secret: str) -> Minio:
+def client(user: str, secret: str) -> "Minio":
     """The object store, as somebody who has a key."""
+    from minio import Minio
+
     return Minio(
         endpoint=_address(), access_key=user, secret_key=secret, secure=False, region=REGION
     )
 
 
-def _key_owner() -> MinioAdmin:
+def _key_owner() -> "MinioAdmin":
     return _admin(KEY_OWNER, credentials().key_owner_secret_key)
 
 
-def _admin(user: str, secret: str) -> MinioAdmin:
+def _admin(user: str, secret: str) -> "MinioAdmin":
+    from minio import MinioAdmin
+    from minio.credentials.providers import StaticProvider
+
     return MinioAdmin(endpoint=_address(), credentials=StaticProvider(user, secret), secure=False)
 
 

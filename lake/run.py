@@ -4,49 +4,42 @@ What it finds is kept in `quality.results`, before it is published, and where it
 """
 
 import secrets
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from lake import catalog, lineage, results, rules
+from lake import catalog, lag, provenance, results, rules
 from lake.branches import branch, publish
+from lake.build import START, Say, build, chooses_itself, selects
 from lake.errors import LakeError
-from lake.manifest import dbt, manifest_text
+from lake.manifest import manifest_text
 from lake.results import Result
-from lake.settings import LAYERS, on_branch
+from lake.settings import LAYERS, TRUNK, on_branch
 from quality import gate
+from quality.finding import Report
 
 PREFIX, RUNNING = "run_", "running"
-START = -1
-"""An LSN before all that was landed."""
-Say = Callable[[str], None]
 NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
 """They judge code on rows of their own, and so are for who edits it: `lake build`, `lake ci`."""
-_SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector", "--resource-type"}
-"""The options of dbt that leave out a part of the project."""
-
-
-if TYPE_CHECKING:
-    from quality.finding import Report
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run found, and published as what; None and nothing where nothing had changed."""
+    """What a run found, and published as what; None and nothing where nothing had changed.
 
-    judged: "Report"
+    Where nothing was stale it was `idle`, and nothing was built or judged.
+    """
+
+    judged: Report
     publish: int | None
     tables: Sequence[str]
+    is_idle: bool = False
 
 
 def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run:
-    """Build, judge layers and publish; `options` are for `dbt build`, `say` is told each step.
+    """Build what is stale, judge layers and publish; `say` is told each step.
 
-    Where a model's rules are not those by which the published rows were judged, what they touch is
-    judged again, all of it.
+    `options` are for `dbt build`, and may say what to build. Where nothing is stale, that is all.
 
     Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
     and the branch is kept to look into.
@@ -55,6 +48,11 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
         for name in unfinished(PREFIX):
             branch.drop(name)
             say(f"dropped {name}: its run was killed")
+        reached = lag.captured()
+        if chooses_itself(options) and not provenance.stale(TRUNK):
+            if reached:
+                publish.extend(reached)
+            return Run(Report(()), None, (), is_idle=True)
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
         branch.create(name, in_trino="trino" in options)  # which is slow to forget catalogs
         branch.call("builder", "select lake.mark_branch(%s, %s)", name, RUNNING)
@@ -64,7 +62,8 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
                 say(f"building on {name}")
                 gate.prepare()
                 try:
-                    _build(options, found, say, gate_follows=set(LAYERS) <= set(layers))
+                    whole = set(LAYERS) <= set(layers)
+                    build(["--quiet", *NO_UNIT_TESTS, *options], say, found, gate_follows=whole)
                     _trace(say)
                     say("judging")
                     judged = gate.validate(layers)
@@ -73,7 +72,12 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
                     raise
                 results.record(name, found + [finding.result for finding in judged.findings])
                 judged.enforce()
-            published = publish.publish(name, manifest_text(), is_whole=not _selects(options))
+            published = publish.publish(
+                name,
+                manifest_text(),
+                [provenance.described(code) for code in provenance.codes().values()],
+                is_whole=not selects(options),
+            )
         except LakeError as error:
             branch.show_in_trino(name)
             branch.call(
@@ -102,40 +106,14 @@ def replay(names: Sequence[str], since: int = START) -> list[str]:
     return [*select, "--vars", f"{{replay_from: {since}}}"]
 
 
-def _build(options: Sequence[str], found: list[Result], say: Say, *, gate_follows: bool) -> None:
-    """Have dbt build, and add what it did to `found`. Raises LakeError where it fails."""
-    steps = [publish.with_state(options)]
-    changed = rules.changed()
-    if changed and not _judges_all(options, rules.touched_by(changed)):
-        say(f"the rules of {', '.join(changed)} have changed: judging again what they touch")
-        told = dict(pairwise(options))
-        target = ["--target", told["--target"]] if "--target" in told else []
-        steps.insert(0, [*replay(changed), *target])
-    for step in steps:
-        began = time.time()
-        try:
-            dbt("build", "--quiet", *NO_UNIT_TESTS, *step, gate_follows=gate_follows)
-        finally:
-            found += results.of_dbt(step, began)
-
-
 def _trace(say: Say) -> None:
     """Record the lineage, which describes what is built and is no part of it."""
+    from lake import lineage  # slow to import
+
     try:
         lineage.record()
     except LakeError as error:
         say(f"the lineage stays as it was: {error}")
-
-
-def _judges_all(options: Sequence[str], touched: Sequence[str]) -> bool:
-    """Whether a build with these options judges again all that rules have touched."""
-    is_whole = "--full-refresh" in options or replay([])[-1] in options
-    return is_whole and (not _selects(options) or set(touched) <= set(options))
-
-
-def _selects(options: Sequence[str]) -> bool:
-    """Whether a build with these options leaves out a part of the project."""
-    return any(option.partition("=")[0] in _SELECTING for option in options)
 
 
 def _record_failure(name: str, found: Sequence[Result], say: Say) -> None:

@@ -20,8 +20,8 @@ from tests.conftest import lake
 # What the killed process does first: it replaces one step by one that kills it there.
 STEPS = {
     "before its branch is marked as a run's": "branch.call = killed",
-    "before it builds": "run.dbt = killed",
-    "while it builds": "run.dbt = killed_soon",
+    "before it builds": "build.dbt = killed",
+    "while it builds": "build.dbt = killed_soon",
     "after it has built": "gate.validate = killed",
     "after it was judged": "publish.publish = killed",
     "in its publish, before that is committed": "branch.call = uncommitted",
@@ -29,7 +29,7 @@ STEPS = {
 }
 SCRIPT = """
 import os, signal, threading
-from lake import catalog, run
+from lake import build, catalog, run
 from lake.branches import branch, diff, publish
 from lake.manifest import dbt
 from quality import gate
@@ -87,7 +87,7 @@ def test_a_run_killed_at_any_step_leaves_the_lake_as_before_or_as_after(
 
 
 def test_the_next_run_works_and_cleans_up_after_those_that_were_killed(demo: str) -> None:
-    ended = do(STEPS["before it builds"], "run.run([], print)")
+    ended = do(STEPS["before it builds"], "run.run(['--all'], print)")
     assert ended == -signal.SIGKILL
     assert any(ref.name.startswith("run_") for ref in branch.refs())
     done = lake("run", "--select", "agg_loan_approvals", "--full-refresh")

@@ -95,7 +95,7 @@ select
 {% macro versions_at(since, snapshot, key) -%}
     {%- if since < snapshot - 1 -%}
     (select * from {{ this }} where is_current and _commit_lsn < {{ snapshot - 1 }})
-    {%- elif var('replay_from') is none -%}
+    {%- elif replay_from() is none -%}
     (select * from {{ this }} where is_current)
     {%- else -%}
     (select * from ({{ last_of('(select * from ' ~ this ~ ' where _commit_lsn <= ' ~ since ~ ') as earlier', key) }}) as last_versions where op <> 'd')

@@ -27,7 +27,7 @@
         {%- set column = adapter.quote(column) -%}
         {%- do changes.append('source.' ~ column ~ ' is distinct from target.' ~ column) -%}
     {%- endfor -%}
-    {%- if var('replay_from') is not none -%} {%- do changes.append('true') -%} {%- endif -%}
+    {%- if replay_from() is not none -%} {%- do changes.append('true') -%} {%- endif -%}
     {%- set changed = '(' ~ changes | join(' or ') ~ ')' -%}
     {%- set pending -%}
         select 1

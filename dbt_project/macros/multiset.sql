@@ -6,7 +6,7 @@
 -#}
 {% macro multiset(table) -%}
 {%- set declared, snapshot = declared_table(table), newest_snapshot(table) -%}
-{%- set since = watermark() if var('replay_from') is none else -1 -%}
+{%- set since = watermark() if replay_from() is none else -1 -%}
 {%- set truncated = 'truncate' in change_kinds(table, since, snapshot) -%}
 {%- set anew = truncated or since < snapshot - 1 -%} {#- what is there already counts for nothing -#}
 with landed as (

@@ -60,10 +60,10 @@
 -#}
 {% macro judge_again() -%}
     {%- set of = model.config.meta.get('history_of') -%}
-    {%- if execute and of and is_incremental() and var('replay_from') is not none -%}
+    {%- if execute and of and is_incremental() and replay_from() is not none -%}
     update {{ this }} set is_valid = {{ holds_rules(of) }}
     where
-        _commit_lsn > {{ var('replay_from') }}
+        _commit_lsn > {{ replay_from() }}
         and is_valid <> ({{ holds_rules(of) }})
     {%- endif -%}
 {%- endmacro %}

@@ -7,8 +7,29 @@
 {% macro watermark(column='_commit_lsn') -%}
     {%- if not (execute and is_incremental()) -%} {{- return(-1) -}} {%- endif -%}
     {%- set reached = scalar('select max(' ~ column ~ ') from ' ~ this, -1) -%}
-    {%- set replay = var('replay_from') -%}
+    {%- set replay = replay_from() -%}
     {{- return(reached if replay is none else [reached, replay | int] | min) -}}
+{%- endmacro %}
+
+
+{#-
+    The LSN from which this model takes up once more what it has taken up already; none usually. It is
+    what a person asks for, or -1 where `lake build` has found that the model's code has changed.
+-#}
+{% macro replay_from() -%}
+    {%- set is_changed = execute and model.name in env_var('LAKE_REPLAYED', '').split() -%}
+    {{- return(-1 if is_changed else var('replay_from')) -}}
+{%- endmacro %}
+
+
+{#-
+    Whether this model is made anew: a model's own config may say, or whoever runs dbt says it of all, or
+    `lake build` has found that its code has changed. dbt's macros ask this one.
+-#}
+{% macro should_full_refresh() -%}
+    {%- set is_changed = execute and model.name in env_var('LAKE_REBUILT', '').split() -%}
+    {%- set configured = config.get('full_refresh') -%}
+    {{- return(is_changed or flags.FULL_REFRESH if configured is none else configured) -}}
 {%- endmacro %}
 
 

@@ -3,13 +3,12 @@
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
-from minio.error import MinioAdminException
 from psycopg.rows import class_row
 
 from lake import catalog, object_store
@@ -156,8 +155,7 @@ def end(name: str, access_key: str | None) -> None:
     """After a ref has left the catalog: take its key, and have Trino forget it."""
     catalog.open_catalog.cache_clear()
     if access_key:
-        with suppress(MinioAdminException):  # it may have expired
-            object_store.remove_key(access_key)
+        object_store.remove_key(access_key)
     if listens("trino"):
         trino.drop_catalog(name)
 

@@ -1,12 +1,14 @@
 """Publishing a branch, what was published, and going back to it."""
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
 
 from lake import catalog, lag
 from lake.branches import branch
@@ -38,20 +40,28 @@ class Publish:
     tables: Sequence[str]
 
 
-def publish(name: str, built_by: str | None = None, *, is_whole: bool = False) -> int | None:
+def publish(
+    name: str,
+    built_by: str | None = None,
+    project: Sequence[Mapping[str, Any]] = (),
+    *,
+    is_whole: bool = False,
+) -> int | None:
     """Move all that a branch changed to `lake`, at once; the branch ends. Returns the publish's id.
 
     None where the branch changed nothing. `built_by` is dbt's manifest of the project that built
-    it: what is modified later is told by it. `is_whole` says that all of the project was built.
+    it, `project` what it says of each model's table (`provenance.described`). `is_whole` says that
+    all of the project was built.
 
-    Raises LakeError where a changed table moved on `lake` meanwhile; then nothing is moved.
+    Raises LakeError where a changed table moved on `lake` meanwhile, or a model's table is not what
+    that project makes of the branch; then nothing is moved.
     """
     with on_branch(name):
         key = catalog.access().access_key
     built_of = lag.captured(name)
     made = branch.call(
         "publisher",
-        "select lake.publish(%s, %s, %s, %s, %s, %s, %s)",
+        "select lake.publish(%s, %s, %s, %s, %s, %s, %s, %s)",
         name,
         settings().author,
         code_version(),
@@ -59,9 +69,19 @@ def publish(name: str, built_by: str | None = None, *, is_whole: bool = False) -
         built_by,
         built_of.at if built_of else None,
         is_whole,
+        Jsonb(list(project)),
     )
     branch.end(name, key)
     return None if made is None else int(made)
+
+
+def extend(to: lag.Position) -> None:
+    """Note that what was published last is what all of the project makes of bronze up to there."""
+    newest = log(1)
+    if newest:
+        branch.call(
+            "publisher", "select lake.extend_publish(%s, %s, %s)", newest[0].id, to.lsn, to.at
+        )
 
 
 def rollback(to: int) -> int | None:

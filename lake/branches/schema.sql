@@ -78,6 +78,7 @@ create table if not exists lake.publishes (
 alter table lake.publishes add column if not exists complete_at timestamptz;
 alter table lake.publishes add column if not exists is_whole boolean not null default false;
 drop function if exists lake.publish(text, text, text, bigint, text);
+drop function if exists lake.publish(text, text, text, bigint, text, timestamptz, boolean);
 drop function if exists lake.begin_publish(text, text, text, text, bigint, bigint);
 
 -- What a publish did: `before` is null for a new table, `after` for a dropped one.
@@ -101,6 +102,18 @@ create table if not exists lake.rewrites (
     at timestamptz not null default clock_timestamp()
 );
 
+-- Of pointers that maintenance made: the one that a build, or bulk load, made of the same rows.
+create table if not exists lake.origins (
+    pointer text primary key,
+    origin text not null
+);
+
+create or replace function lake.origin(of_pointer text) returns text
+language sql stable
+as $$
+    select coalesce((select origin from lake.origins where pointer = of_pointer), of_pointer)
+$$;
+
 create or replace function lake.note_rewrite() returns trigger
 language plpgsql security definer set search_path = public, pg_temp
 as $$
@@ -109,8 +122,137 @@ begin
     values (
         new.metadata_location, old.metadata_location, old.table_namespace, old.table_name
     );
+    insert into lake.origins values (new.metadata_location, lake.origin(old.metadata_location));
     return null;
 end $$;
+
+-- What tables were made of. A row is a fact about a pointer, and so holds wherever that pointer
+-- goes, by a publish or a rollback: a model of this `fingerprint`, on models of such, as `lineage`
+-- says of all of them, makes its rows of these inputs. A pointer that anything else than a build has
+-- moved has no row.
+create table if not exists lake.provenance (
+    pointer text not null, -- an origin
+    lineage text not null,
+    fingerprint text not null,
+    table_namespace text not null,
+    table_name text not null,
+    models jsonb not null, -- of each table of a model that it reads, its origin
+    landed jsonb not null, -- of each table of bronze that it reads, its origin
+    lsn bigint not null, -- up to where it has the changes of those
+    code_version text,
+    run_id text not null, -- the branch that it was built on
+    at timestamptz not null default clock_timestamp(),
+    primary key (pointer, lineage)
+);
+
+-- Records that a branch's tables are what their models make of the branch's other tables, as they
+-- are now. `made` is an array of objects, the models that others read first: table, lineage,
+-- fingerprint, models (of each table that it reads, the lineage), landed (tables of bronze). What was
+-- built on a table of other code, or of unknown, is recorded as little as that one.
+create or replace function lake.record_provenance(
+    branch text, made jsonb, lsn bigint, code_version text
+) returns void
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+declare
+    one jsonb;
+    held jsonb := lake.origins_on(branch);
+    here text;
+begin
+    perform lake.must_be(branch, 'branch');
+    for one in select value from jsonb_array_elements(made) loop
+        here := held ->> (one ->> 'table');
+        if here is null or exists (
+            select from jsonb_each_text(one -> 'models') as above (name, wanted)
+            where not exists (
+                select from lake.provenance as p
+                where p.pointer = held ->> above.name and p.lineage = above.wanted
+            )
+        ) then
+            continue;
+        end if;
+        insert into lake.provenance as p (
+            pointer, lineage, fingerprint, table_namespace, table_name, models, landed, lsn,
+            code_version, run_id
+        )
+        values (
+            here, one ->> 'lineage', one ->> 'fingerprint',
+            split_part(one ->> 'table', '.', 1), split_part(one ->> 'table', '.', 2),
+            (
+                select coalesce(jsonb_object_agg(name, held -> name), '{}')
+                from jsonb_object_keys(one -> 'models') as name
+            ),
+            (
+                select coalesce(jsonb_object_agg(name, held -> name), '{}')
+                from jsonb_array_elements_text(one -> 'landed') as name
+            ),
+            record_provenance.lsn, record_provenance.code_version, branch
+        )
+        on conflict on constraint provenance_pkey do update
+        set
+            models = excluded.models, landed = excluded.landed, lsn = excluded.lsn,
+            code_version = excluded.code_version, run_id = excluded.run_id, at = excluded.at;
+    end loop;
+end $$;
+
+-- The origin of each table of a branch, or of `lake`, by its name.
+create or replace function lake.origins_on(branch text) returns jsonb
+language sql stable
+as $$
+    select coalesce(
+        jsonb_object_agg(
+            table_namespace || '.' || table_name,
+            coalesce(origin, metadata_location)
+        ),
+        '{}'
+    )
+    from public.iceberg_tables
+    left join lake.origins on pointer = metadata_location
+    where catalog_name = branch
+$$;
+
+-- What is wrong with the tables that a branch has moved, if models are what `project` says: an array
+-- as `made` above. A table that no model declares is nobody's to judge.
+create or replace function lake.unaccounted(branch text, project jsonb)
+returns table (table_name text, why text)
+language sql stable
+as $$
+    with held as (
+        select lake.origins_on(branch) as origins
+    ),
+    moved as (
+        select table_namespace || '.' || table_name as name
+        from (select * from public.iceberg_tables where catalog_name = branch) as mine
+        left join (select * from lake.bases where ref = branch) as base
+            using (table_namespace, table_name)
+        where mine.metadata_location is distinct from base.metadata_location
+    )
+    select
+        moved.name,
+        case
+            when not exists (
+                select from lake.provenance as p where p.pointer = held.origins ->> moved.name
+            ) then 'was written by something else than a build'
+            when fact.pointer is null then 'was built of other code than the project has now'
+            else 'was built of other rows than the branch has now in ' || (
+                select string_agg(above.name, ', ')
+                from jsonb_each_text(fact.models) as above (name, origin)
+                where above.origin is distinct from held.origins ->> above.name
+            )
+        end
+    from held
+    cross join moved
+    inner join jsonb_array_elements(project) as model on model ->> 'table' = moved.name
+    left join lake.provenance as fact
+        on fact.pointer = held.origins ->> moved.name and fact.lineage = model ->> 'lineage'
+    where
+        fact.pointer is null
+        or exists (
+            select from jsonb_each_text(fact.models) as above (name, origin)
+            where above.origin is distinct from held.origins ->> above.name
+        )
+    order by 1
+$$;
 
 create or replace trigger note_rewrite after update on iceberg_tables
 for each row when (current_user = 'maintenance') execute function lake.note_rewrite();
@@ -281,7 +423,8 @@ create or replace function lake.publish(
     built_lsn bigint,
     built_by text default null,
     built_at timestamptz default null,
-    whole boolean default false
+    whole boolean default false,
+    project jsonb default '[]'
 ) returns bigint
 language plpgsql security definer set search_path = public, pg_temp
 as $$
@@ -290,10 +433,19 @@ declare
         'publish', author, code_version, branch, null, built_lsn, built_at, whole
     );
     began_from bigint := (select publish_id from lake.refs where name = branch);
+    unaccounted text;
 begin
     if not exists (select from lake.refs where name = branch and kind = 'branch') then
         raise exception using errcode = 'LK004', message = format(
             'there is no branch `%s`: see `lake branch list`', branch
+        );
+    end if;
+    select string_agg(table_name || ' ' || why, '; ') into unaccounted
+    from lake.unaccounted(branch, project);
+    if unaccounted is not null then
+        raise exception using errcode = 'LK007', message = format(
+            '%s: nothing was published; `lake --branch %s build` makes it what the project says',
+            unaccounted, branch
         );
     end if;
     insert into lake.moves
@@ -316,6 +468,18 @@ begin
     end if;
     return publish;
 end $$;
+
+-- That the last publish, if it still is that one, holds what all of the project makes of bronze up to
+-- an LSN: nothing had to be built for it.
+create or replace function lake.extend_publish(publish bigint, lsn bigint, at timestamptz)
+returns void
+language sql security definer set search_path = public, pg_temp
+as $$
+    select pg_advisory_xact_lock(hashtext('lake.publish'));
+    update lake.publishes as p
+    set lsn = extend_publish.lsn, complete_at = at, is_whole = true
+    where p.id = publish and p.id = (select max(id) from lake.publishes)
+$$;
 
 -- Everything as it was after an earlier publish: itself a publish.
 create or replace function lake.rollback(
@@ -590,17 +754,18 @@ revoke all on all functions in schema lake from public;
 grant usage on schema lake to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on all tables in schema public
 to reader, builder, publisher, ingest, capture, recorder, maintenance;
-grant select on lake.refs, lake.bases, lake.publishes, lake.moves
+grant select on lake.refs, lake.bases, lake.publishes, lake.moves, lake.provenance, lake.origins
 to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on lake.keys to builder;
 grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
 grant insert, update on iceberg_tables to ingest, recorder;
 grant update on iceberg_tables to capture, maintenance;
-grant execute on function lake.state_at, lake.manifest_of, lake.reached
+grant execute on function lake.state_at, lake.manifest_of, lake.reached, lake.origin
 to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
-grant execute on function lake.publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
+grant execute on function lake.record_provenance to builder;
+grant execute on function lake.publish, lake.extend_publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
 grant execute on function
 lake.drop_expired, lake.forget_publishes, lake.forget_rewrites, lake.live_pointers to maintenance;
 

@@ -15,13 +15,14 @@ from typing import Any
 
 from lake import catalog, lineage, results
 from lake.branches import branch, diff, publish
+from lake.build import Say
 from lake.ci import graph
 from lake.ci.impact import impacts
 from lake.ci.report import WELL, Build, Check, Report, failed, write
 from lake.errors import LakeError
 from lake.manifest import dbt, manifest, model_nodes, selected, table_of
 from lake.results import Result
-from lake.run import RUNNING, Say, unfinished
+from lake.run import RUNNING, unfinished
 from lake.settings import LAYERS, on_branch, settings
 from quality import gate
 

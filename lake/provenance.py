@@ -1,0 +1,395 @@
+"""What each table was made of, and so which are no longer what the code makes of what there is.
+
+A table is current if it was recorded that its model, as the project has it now, and all models
+above it made its rows of the inputs that are there now. Nothing else is asked: not what was built
+last, by whom, nor of which checkout. Records are facts about pointers (`lake.provenance` in
+`branches/schema.sql`).
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+from pyiceberg.expressions import And, BooleanExpression, GreaterThan, In, LessThanOrEqual
+
+from lake import lag
+from lake.branches import branch, publish
+from lake.catalog import connect, open_catalog
+from lake.credentials import write_private
+from lake.manifest import BUILT, PROJECT, dbt_version, digest, manifest, source_tables, table_of
+from lake.settings import TRUNK, settings
+
+Reach = Literal["rebuild", "replay", "new_rows"]
+"""How a change of a model's code reaches its table (`meta.code_change`): the table is made anew;
+all that was landed is taken up once more, over the rows that are there; or only new rows have it.
+"""
+
+
+@dataclass(frozen=True)
+class Code:
+    """What the project says of a table that it builds.
+
+    `fingerprint` is of the model itself, `lineage` of it and all models above it. `models` are the
+    tables of those that it reads, by name, with the lineage of each; `landed` are tables of bronze,
+    of which `sources` are captured, by their names at the source.
+    """
+
+    table: str
+    name: str
+    fingerprint: str
+    lineage: str
+    reach: Reach
+    models: Mapping[str, str]
+    landed: Sequence[str]
+    sources: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Stale:
+    """A table that is not what the code makes of what there is, why, and what makes it so.
+
+    To `increment` is to go on where the last build ended.
+    """
+
+    code: Code
+    reason: str
+    how: Literal["increment", "replay", "rebuild"]
+
+
+# The code
+
+
+@lru_cache
+def codes() -> dict[str, Code]:
+    """What the project, as it stands on disk, says of each table, by name; inputs come first.
+
+    dbt is asked once for the same files: that takes it seconds.
+
+    Raises LakeError, with dbt's own words, where the project does not parse.
+    """
+    made_by = f"{dbt_version()} {Path(__file__).read_text()}"
+    kept = settings().state_dir / "codes" / f"{digest(made_by)}.json"
+    if not kept.exists():
+        found = [asdict(code) for code in codes_of(manifest(), _variables(PROJECT))]
+        write_private(kept, json.dumps(found))
+    return {one["table"]: Code(**one) for one in json.loads(kept.read_text())}
+
+
+def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
+    """The same of a manifest, whose project has these variables."""
+    nodes = {key: node for key, node in of["nodes"].items() if node["resource_type"] in BUILT}
+    captured = {table.bronze: table.qualified for table in source_tables(of)}
+    macros = Macros(of)
+    made: dict[str, Code] = {}
+    for key in _inputs_first(nodes):
+        node = nodes[key]
+        above = node["depends_on"].get("nodes", [])
+        models = {made[one].table: made[one].lineage for one in above if one in made}
+        landed = sorted(table_of(of["sources"][one]) for one in above if one in of["sources"])
+        sources = [captured[one] for one in landed if one in captured]
+        if "bronze.changes" in landed and not sources:
+            sources = sorted(captured.values())
+        fingerprint = _fingerprint(node, of, macros, variables)
+        meta = node["config"].get("meta") or {}
+        made[key] = Code(
+            table=table_of(node),
+            name=node["name"],
+            fingerprint=fingerprint,
+            lineage=_hash([fingerprint, sorted(models.items())]),
+            reach=meta.get("code_change") or _usual_reach(meta),
+            models=models,
+            landed=[
+                one for one in landed if one not in ("bronze.changes", "bronze.schema_changes")
+            ],
+            sources=sources,
+        )
+    return list(made.values())
+
+
+def _usual_reach(meta: Mapping[str, Any]) -> Reach:
+    """What the past has left in a table could not be made anew, in histories and quarantines."""
+    return "replay" if {"history_of", "quarantine_of"} & meta.keys() else "rebuild"
+
+
+def _inputs_first(nodes: Mapping[str, Any]) -> Iterator[str]:
+    seen: set[str] = set()
+
+    def visit(key: str) -> Iterator[str]:
+        if key in nodes and key not in seen:
+            seen.add(key)
+            for above in nodes[key]["depends_on"].get("nodes", []):
+                yield from visit(above)
+            yield key
+
+    for key in sorted(nodes):
+        yield from visit(key)
+
+
+_AS_IT_IS_SHOWN = ("access", "docs", "enabled", "group", "meta", "persist_docs", "tags")
+"""Config that no row depends on; of `meta`, what rows depend on is looked at by itself."""
+_JUDGED_BY = ("volume", "freshness", "code_change")
+_ASKED_FOR = {"replay_from", "bronze", "layer_suffix"}
+"""Variables that say what to do, and where; none says what a row is."""
+
+
+def _fingerprint(
+    node: Mapping[str, Any], of: Mapping[str, Any], macros: "Macros", variables: Mapping[str, Any]
+) -> str:
+    """Of all that decides which rows a model has, but for its inputs: alike for both engines."""
+    meta, config = _meta(node), node["unrendered_config"]
+    used = macros.used_by(node)
+    texts = [node.get("raw_code") or "", *used.values()]
+    names = {name for text in texts for name in re.findall(r"""\bvar\(\s*['"](\w+)""", text)}
+    ruled_by = {meta.get("history_of"), meta.get("quarantine_of")} - {None}
+    return _hash(
+        {
+            "code": node.get("raw_code"),
+            "file": node["checksum"]["checksum"] if node["resource_type"] == "seed" else None,
+            "config": {k: v for k, v in config.items() if k not in _AS_IT_IS_SHOWN},
+            "meta": meta,
+            "columns": _columns(node),
+            "macros": used,
+            "vars": {name: variables.get(name) for name in names - _ASKED_FOR},
+            "rules": {
+                other["name"]: (other["config"].get("meta") or {}).get("rules")
+                for other in of["nodes"].values()
+                if other["name"] in ruled_by
+            },
+            "sources": {
+                one: (_columns(source), _meta(source))
+                for one in node["depends_on"].get("nodes", [])
+                if (source := of["sources"].get(one))
+            },
+        }
+    )
+
+
+def _meta(node: Mapping[str, Any]) -> dict[str, Any]:
+    meta = node["config"].get("meta") or {}
+    return {name: value for name, value in meta.items() if name not in _JUDGED_BY}
+
+
+def _columns(node: Mapping[str, Any]) -> list[Any]:
+    return [
+        (
+            column["name"],
+            column.get("data_type"),
+            column.get("constraints"),
+            (column["config"].get("meta") or {}).get("source_column"),
+        )
+        for column in node["columns"].values()
+    ]
+
+
+class Macros:
+    """The project's own macros, and which a model uses, on whichever engine.
+
+    That is read from the text: what dbt says of it depends on the engine, and on what it has run.
+    """
+
+    def __init__(self, of: Mapping[str, Any]) -> None:
+        project = of["metadata"]["project_name"]
+        self._texts: dict[str, dict[str, str]] = {}
+        for macro in of["macros"].values():
+            if macro["package_name"] == project:
+                forms = self._texts.setdefault(_word(macro["name"]), {})
+                forms[macro["name"]] = macro["macro_sql"]
+        self._calls = {
+            word: {called for text in forms.values() for called in _calls(text)} - {word}
+            for word, forms in self._texts.items()
+        }
+        called = {word for calls in self._calls.values() for word in calls}
+        for node in of["nodes"].values():
+            called |= _calls(_text(node))
+        self._asked_by_dbt = self._texts.keys() - called
+
+    def used_by(self, node: Mapping[str, Any]) -> dict[str, str]:
+        """The text of each macro that a model comes to use, and of those that dbt asks."""
+        ahead = [*self._asked_by_dbt, *_calls(_text(node))]
+        seen: set[str] = set()
+        while ahead:
+            word = ahead.pop()
+            if word in self._texts and word not in seen:
+                seen.add(word)
+                ahead += self._calls[word]
+        return {name: text for word in sorted(seen) for name, text in self._texts[word].items()}
+
+
+def _text(node: Mapping[str, Any]) -> str:
+    """The text of a model in which macros may be called: hooks are in its config."""
+    return f"{node.get('raw_code') or ''}\n{json.dumps(node.get('unrendered_config') or {})}"
+
+
+def _calls(text: str) -> set[str]:
+    """The names that are called in a text, and those that an engine's form is asked of."""
+    called = re.findall(r"""\bdispatch\(\s*['"](\w+)|(\w+)\s*\(""", text)
+    return {_word(name) for pair in called for name in pair if name}
+
+
+def _word(macro: str) -> str:
+    """A macro's name without the engine that a form of it is for: `held` of `spark__held`."""
+    return re.sub(r"^(default|spark|trino)__", "", macro)
+
+
+def _hash(what: Any) -> str:
+    return sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _variables(project: Path) -> dict[str, Any]:
+    declared = yaml.safe_load((project / "dbt_project.yml").read_text())
+    found: dict[str, Any] = declared.get("vars") or {}
+    return found
+
+
+# What is stale
+
+
+def stale(ref: str) -> list[Stale]:
+    """The tables of a branch that are not what the project makes of its bronze, inputs first.
+
+    Raises LakeError where the project does not parse, or there is no such branch.
+    """
+    known = _known(ref)
+    found: dict[str, Stale] = {}
+    for code in codes().values():
+        if one := _stale(code, known, found):
+            found[code.table] = one
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class _Fact:
+    """What is recorded of a pointer: see `lake.provenance` in `schema.sql`."""
+
+    pointer: str
+    lineage: str
+    fingerprint: str
+    models: Mapping[str, str]
+    landed: Mapping[str, str]
+    lsn: int
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a branch: the origin of each table; what is recorded of those, by origin and
+    lineage; the tables that the branch has moved; of each captured table, its newest change that is
+    past where any table was built to."""
+
+    origins: Mapping[str, str]
+    facts: Mapping[tuple[str, str], _Fact]
+    moved: frozenset[str]
+    newest: Mapping[str, int]
+
+
+def _stale(code: Code, known: _Known, above: Mapping[str, Stale]) -> Stale | None:
+    pointer = known.origins.get(code.table)
+    if pointer is None:
+        return Stale(code, "it is not there yet", "increment")
+    fact = known.facts.get((pointer, code.lineage))
+    if fact is None:
+        earlier = [one for (at, _), one in known.facts.items() if at == pointer]
+        how: dict[Reach, Literal["increment", "replay", "rebuild"]]
+        how = {"rebuild": "rebuild", "replay": "replay", "new_rows": "increment"}
+        if not earlier:
+            reason = "something else than a build has written it"
+            return Stale(code, reason, "rebuild" if code.table in known.moved else how[code.reach])
+        if any(one.fingerprint == code.fingerprint for one in earlier):
+            changed = [above[one].code.name for one in code.models if one in above]
+            reason = f"it reads {', '.join(changed) or 'models'}, with other code than before"
+        else:
+            reason = "its code is another"
+        return Stale(code, reason, how[code.reach])
+    inputs = {**fact.models, **fact.landed}
+    news = [name for name in inputs if known.origins.get(name) != inputs[name] or name in above]
+    news += [name for name in code.sources if known.newest.get(name, -1) > fact.lsn]
+    return Stale(code, f"there is news of {', '.join(news)}", "increment") if news else None
+
+
+def _known(ref: str) -> _Known:
+    with connect("reader") as connection:
+        rows = connection.execute(
+            """
+            select table_namespace || '.' || table_name, lake.origin(now.metadata_location),
+                now.metadata_location is distinct from base.metadata_location
+            from (select * from iceberg_tables where catalog_name = %(ref)s) as now
+            left join (select * from lake.bases where ref = %(ref)s) as base
+                using (table_namespace, table_name)
+            """,
+            {"ref": ref},
+        ).fetchall()
+        origins = {name: origin for name, origin, _ in rows}
+        facts = (
+            connection.cursor(row_factory=class_row(_Fact))
+            .execute(
+                "select pointer, lineage, fingerprint, models, landed, lsn from lake.provenance"
+                " where pointer = any(%s)",
+                [[*origins.values()]],
+            )
+            .fetchall()
+        )
+    moved = frozenset(name for name, _, has_moved in rows if has_moved and ref != TRUNK)
+    newest = _newest_changes(ref, min((fact.lsn for fact in facts), default=None))
+    return _Known(origins, {(one.pointer, one.lineage): one for one in facts}, moved, newest)
+
+
+def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
+    """The commit LSN of each captured table's newest change after an LSN, as far as is complete."""
+    position = lag.captured(ref)
+    complete = position.lsn if position else -1
+    if since is None or since >= complete:
+        return {}
+    tables = {table for code in codes().values() for table in code.sources}
+    after: BooleanExpression = GreaterThan(term="commit_lsn", value=since)
+    upto: BooleanExpression = LessThanOrEqual(term="commit_lsn", value=complete)
+    of_tables: BooleanExpression = In(term="source_table", literals=tables)
+    changes = open_catalog(ref).load_table(lag.CHANGES)
+    scan = changes.scan(And(after, upto, of_tables), ("source_table", "commit_lsn"))
+    found: dict[str, int] = {}
+    for batch in scan.to_arrow_batch_reader():
+        newest = batch.to_pandas().groupby("source_table")["commit_lsn"].max()
+        for table, lsn in newest.items():
+            found[table] = max(int(lsn), found.get(table, -1))
+    return found
+
+
+# The record
+
+
+def record(project: Path, target: Path, told: Mapping[str, Any]) -> None:
+    """Record what the tables are made of that dbt has just built on this process's branch.
+
+    `target` is where dbt has written what it did, `told` are variables that it was told.
+
+    Raises LakeError where the catalog can't be reached.
+    """
+    of = json.loads((target / "manifest.json").read_text())
+    done = json.loads((target / "run_results.json").read_text())["results"]
+    built = {one["unique_id"] for one in done if one["status"] == "success"}
+    tables = {table_of(node) for key, node in of["nodes"].items() if key in built}
+    made = codes_of(of, {**_variables(project), **told})
+    position = lag.captured(settings().branch)
+    branch.call(
+        "builder",
+        "select lake.record_provenance(%s, %s, %s, %s)",
+        settings().branch,
+        Jsonb([described(code) for code in made if code.table in tables]),
+        position.lsn if position else -1,
+        publish.code_version(),
+    )
+
+
+def described(code: Code) -> dict[str, Any]:
+    """What SQL is told of a table's code."""
+    return {
+        name: value
+        for name, value in asdict(code).items()
+        if name in ("table", "lineage", "fingerprint", "models", "landed")
+    }

@@ -1,0 +1,244 @@
+"""What is stale is built, nothing else, and then each table is what the code makes of the data."""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+
+from lake import lag
+from lake.branches import branch, publish
+from lake.catalog import open_catalog
+from lake.demo.run import source
+from lake.manifest import copy_project
+from lake.settings import TRUNK, on_branch
+from lake.stack import trino
+from tests.conftest import lake
+
+STEPS = int(os.environ.get("LAKE_TEST_EXAMPLES", "7"))
+SEED = int(os.environ.get("LAKE_TEST_SEED", "20261127"))
+POSITION = ("_commit_lsn", "_ordinal")
+STAMPS = ("_committed_at", "_ingested_at")
+Row = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A model of a random graph: of its parent's rows, each `v` moved on by a number, or sums."""
+
+    name: str
+    parent: str
+    number: int
+    is_sum: bool
+
+    @property
+    def table(self) -> str:
+        return f"gold.{self.name}"
+
+    def sql(self) -> str:
+        if self.is_sum:
+            return (
+                "{{ config(materialized='table') }}\n"
+                f"select (v + {self.number}) % 3 as id, sum(v) as v, count(*) as n\n"
+                f"from {{{{ ref('{self.parent}') }}}} group by 1\n"
+            )
+        return (
+            "{{ config(unique_key='id') }}\n"
+            "with moved as (\n"
+            f"    select id, v + {self.number} as v, _commit_lsn, _ordinal, false as _deleted\n"
+            f"    from {{{{ ref('{self.parent}') }}}} where {{{{ is_new(watermark()) }}}}\n"
+            ")\n\nselect id, v, _commit_lsn, _ordinal {{ from_merged('moved') }}\n"
+        )
+
+    def rows(self, above: set[Row]) -> set[Row]:
+        if not self.is_sum:
+            return {(key, value + self.number) for key, value in above}
+        sums: dict[int, list[int]] = {}
+        for _, value in above:
+            sums.setdefault((value + self.number) % 3, []).append(value)
+        return {(key, sum(values), len(values)) for key, values in sums.items()}
+
+
+class Graph:
+    """A random project over one table of the source, and what each of its tables should hold."""
+
+    def __init__(self, project: Path, chance: random.Random) -> None:
+        self.project, self.chance = project, chance
+        names = ["thing_now"]
+        self.nodes: dict[str, Node] = {}
+        for number in range(1, 6):
+            is_sum = number > 1 and chance.random() < 0.4
+            node = Node(f"node_{number}", chance.choice(names), chance.randint(1, 9), is_sum)
+            self.nodes[node.name] = node
+            if not is_sum:
+                names.append(node.name)
+        bronze = project / "models" / "bronze" / "bronze.yml"
+        sources = yaml.safe_load(bronze.read_text())
+        (only,) = sources["sources"]
+        thing = {
+            "name": "thing",
+            "description": "Things.",
+            "config": {"meta": {"source_table": "public.thing", "key": ["id"]}},
+            "columns": columns(id="bigint", v="bigint"),
+        }
+        only["tables"].append(thing)
+        bronze.write_text(yaml.safe_dump(sources))
+        for old in [*project.glob("models/silver/*"), *project.glob("models/gold/*")]:
+            old.unlink()
+        (project / "models" / "exposures.yml").unlink()
+        self._write(
+            "silver",
+            "thing_now",
+            "{{ config(unique_key='id') }}\n\n{{ current_state('thing') }}\n",
+            columns(id="bigint", v="bigint", **dict.fromkeys(POSITION, "bigint"))
+            + columns(**dict.fromkeys(STAMPS, "timestamptz")),
+        )
+        self.write()
+
+    def write(self) -> None:
+        for node in self.nodes.values():
+            more = {"n": "bigint"} if node.is_sum else dict.fromkeys(POSITION, "bigint")
+            self._write("gold", node.name, node.sql(), columns(id="bigint", v="bigint", **more))
+
+    def _write(self, layer: str, name: str, sql: str, of: list[dict[str, str]]) -> None:
+        where = self.project / "models" / layer
+        is_key = {"is_key": {"arguments": {"columns": ["id"]}}}
+        described = {"name": name, "description": name, "data_tests": [is_key], "columns": of}
+        (where / f"{name}.sql").write_text(sql)
+        (where / f"{name}.yml").write_text(yaml.safe_dump({"models": [described]}))
+
+    def edit(self) -> None:
+        name = self.chance.choice(sorted(self.nodes))
+        node = self.nodes[name]
+        self.nodes[name] = replace(node, number=node.number + self.chance.randint(1, 5))
+        self.write()
+
+    def codes(self) -> dict[str, Any]:
+        """Of each table, what its rows follow from."""
+        found: dict[str, Any] = {"thing_now": ()}
+        for node in self.nodes.values():
+            found[node.name] = (node.number, found[node.parent])
+        return found
+
+    def rows(self, things: set[Row]) -> dict[str, set[Row]]:
+        found = {"thing_now": things}
+        for node in self.nodes.values():
+            found[node.name] = node.rows(found[node.parent])
+        return found
+
+
+def columns(**types: str) -> list[dict[str, str]]:
+    return [
+        {"name": name, "data_type": type_, "description": name} for name, type_ in types.items()
+    ]
+
+
+def held(ref: str, graph: Graph) -> dict[str, set[Row]]:
+    """What the tables of a branch hold."""
+    found = {}
+    for name in graph.codes():
+        layer = "silver" if name == "thing_now" else "gold"
+        wanted = (
+            ("id", "v", "n") if name in graph.nodes and graph.nodes[name].is_sum else ("id", "v")
+        )
+        rows = open_catalog(ref).load_table(f"{layer}.{name}").scan(selected_fields=wanted)
+        found[name] = {tuple(row[one] for one in wanted) for row in rows.to_arrow().to_pylist()}
+    return found
+
+
+@pytest.fixture
+def graph(
+    demo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Graph, psycopg.Connection]]:
+    project = copy_project(tmp_path / "dbt_project")
+    monkeypatch.setenv("LAKE_PROJECT_DIR", str(project))
+    before = publish.log(1)[0].id
+    with source() as connection:
+        connection.execute(
+            "create table thing (id bigint primary key, v bigint not null);"
+            "insert into thing select i, i from generate_series(1, 50) as i"
+        )
+        made = Graph(project, random.Random(SEED))
+        assert lake("ingest").returncode == 0
+        yield made, connection
+        connection.execute("drop table thing")
+    publish.rollback(before)
+
+
+def built(project: Path) -> set[str]:
+    """What dbt has built last."""
+    results = json.loads((project / "target" / "run_results.json").read_text())["results"]
+    return {
+        one["unique_id"].rpartition(".")[2]
+        for one in results
+        if one["unique_id"].startswith("model.") and one["status"] == "success"
+    }
+
+
+def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_code_says(
+    graph: tuple[Graph, psycopg.Connection],
+) -> None:
+    project, connection = graph
+    chance = project.chance
+    published: dict[str, tuple[Any, int]] = {}
+    """By table: the code that made it, and of how many changes of the data."""
+    then: dict[int, dict[str, tuple[Any, int]]] = {}
+    earlier = [dict(project.nodes)]
+    data = 0
+    actions = ["data", "edit", "undo", "rollback", "by hand", "nothing"]
+    for step, action in enumerate(["nothing", *chance.choices(actions, k=STEPS)]):
+        if action == "data":
+            data += 1
+            connection.execute(
+                "insert into thing select (random() * 90)::bigint, %s on conflict (id)"
+                " do update set v = thing.v + excluded.v",
+                [chance.randint(1, 9)],
+            )
+            lag.catch_up()
+        elif action == "edit":
+            earlier.append(dict(project.nodes))
+            project.edit()
+        elif action == "undo":
+            project.nodes = dict(chance.choice(earlier))
+            project.write()
+        elif action == "rollback" and then:
+            to = chance.choice(sorted(then))
+            made = publish.rollback(to)
+            published = then[to]
+            if made:
+                then[made] = published
+        ref = f"step_{step}"
+        branch.create(ref)
+        by_hand = chance.choice(sorted(project.nodes)) if action == "by hand" else None
+        if by_hand and published:
+            with on_branch(ref):
+                trino.ask(f"update gold.{by_hand} set v = v + 1 where id = 1")
+            done = lake("publish", ref)
+            assert done.returncode == 2, done.stderr
+            assert f"gold.{by_hand} was written by something else than a build" in done.stderr
+
+        codes = project.codes()
+        stale = {name for name, code in codes.items() if published.get(name) != (code, data)}
+        if by_hand and published:
+            stale.add(by_hand)
+        for node in project.nodes.values():
+            stale |= {node.name} if node.parent in stale else set()
+        done = lake("--branch", ref, "build", "--target", "trino")
+        assert done.returncode == 0, f"{action}: {done.stdout}{done.stderr}"
+        if stale:
+            assert built(project.project) == stale, f"{step}: {action}"
+        else:
+            assert "nothing to build" in done.stderr
+        things = set(connection.execute("select id, v from thing").fetchall())
+        assert held(ref, project) == project.rows(things), f"{step}: {action}"
+        done = lake("publish", ref)
+        assert done.returncode == 0, done.stderr
+        published = {name: (code, data) for name, code in codes.items()}
+        then[publish.log(1)[0].id] = published
+    assert held(TRUNK, project) == project.rows(things)
