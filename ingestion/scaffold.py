@@ -7,6 +7,7 @@ are personal and what one without a comment means, is left, and named.
 import math
 import re
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -111,11 +112,11 @@ def scaffold(name: str) -> Scaffold:
 
 def _parts(name: str) -> tuple[str, str]:
     """The schema and the table that are meant by a name, whose quotes a shell may have eaten."""
-    try:
-        return parts(name)
-    except ValueError:
-        schema, _, bare = name.rpartition(".")
-        return schema or "public", bare
+    for written in (name, f"public.{name}"):
+        with suppress(ValueError):
+            return parts(written)
+    schema, _, bare = name.rpartition(".")
+    return schema or "public", bare
 
 
 def _declared(bronze: Path) -> dict[str, str]:

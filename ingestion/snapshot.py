@@ -73,7 +73,8 @@ def ingest(
         begun = changes.properties.get(lag.SLOT_LSN)
         named = _named(declared, again)
         if begun:
-            _check_slot(source.slot(connection))
+            if why := lag.missed(source.slot(connection)):
+                raise LakeError(why)
             missed = {trouble.table for trouble in found.troubles if trouble.misses_changes}
             for table in declared:
                 if table in named or table.qualified in missed:
@@ -114,15 +115,6 @@ def _named(declared: list[SourceTable], names: Sequence[str]) -> list[SourceTabl
             f"{', '.join(table.qualified for table in declared)}"
         )
     return [known[name] for name in names]
-
-
-def _check_slot(slot: source.Slot | None) -> None:
-    if slot is None or slot.wal_status == "lost":
-        state = "is gone" if slot is None else "was invalidated: its WAL is gone"
-        raise LakeError(
-            f"the slot `{settings().source.slot}` {state}, so changes were missed: "
-            "take all tables anew with `lake ingest --from-scratch`"
-        )
 
 
 def _check_unread(slot: source.Slot | None) -> None:

@@ -104,7 +104,8 @@ def doctor() -> None:
     for finding in doctor.examine():
         mark = "[green]✓[/]" if finding.well else "[red]✗[/]"
         mend = f" — {finding.mend}" if finding.mend and not finding.well else ""
-        out.print(f"{mark} {finding.what}: {finding.detail}{mend}", highlight=False)
+        said = f"{mark} {finding.what}: {escape(finding.detail + mend)}"
+        out.print(said, highlight=False, soft_wrap=True)
         well = well and finding.well
     raise typer.Exit(0 if well else 1)
 

@@ -367,7 +367,10 @@ def _mistake(name: str, lines: dict[Path_, int], loaded: object, error: ErrorDet
     where = error["loc"]
     match error["type"]:
         case "extra_forbidden":
-            said = f"there is no such key{_meant(str(where[-1]), _KEYS)}"
+            key = str(where[-1])
+            is_type = ")" in key  # which YAML ends at its comma
+            said = f"there is no such key{_meant(key, _KEYS)}"
+            said += '; quote a type that has a comma: "numeric(12,2)"' if is_type else ""
         case "missing":
             said = "is missing"
         case "literal_error":

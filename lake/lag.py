@@ -88,6 +88,32 @@ def captured(branch: str = TRUNK) -> Position | None:
     return None
 
 
+def missed(slot: source.Slot | None) -> str:
+    """Why changes were missed for good after those that bronze holds, given the slot as it is now.
+
+    Empty where none were, or nothing is captured yet.
+    """
+    try:
+        properties = open_catalog(TRUNK).load_table(CHANGES).properties
+    except NoSuchTableError:
+        return ""
+    if SLOT_LSN not in properties:
+        return ""
+    complete = int(properties.get(COMPLETE_LSN, properties[SLOT_LSN]))
+    if slot is None:
+        state = "is gone"
+    elif slot.wal_status == "lost":
+        state = "was invalidated: its WAL is gone"
+    elif slot.confirmed_lsn > complete:
+        state = "was acknowledged beyond what bronze holds"
+    else:
+        return ""
+    return (
+        f"the slot `{settings().source.slot}` {state}, so changes were missed: "
+        "take all tables anew with `lake ingest --from-scratch`"
+    )
+
+
 def snapshot_lsn(table: str) -> int | None:
     """The LSN of a table's newest bulk snapshot; None without one that changes go on from."""
     try:
@@ -116,13 +142,16 @@ def catch_up(timeout: float = 120) -> int:
 
     It has the source log a message, which is captured after everything that was committed before.
 
-    Raises LakeError where that takes longer than `timeout` seconds.
+    Raises LakeError where that takes longer than `timeout` seconds, or can't be.
     """
     with source.connect() as connection:
         row = connection.execute("select pg_current_wal_insert_lsn() - '0/0'").fetchone()
         assert row is not None
         lsn = int(row[0])
         connection.execute("select pg_logical_emit_message(true, %s, '')", [HEARTBEAT])
+        slot = source.slot(connection)
+    if why := missed(slot):
+        raise LakeError(why)
     if not open_catalog(TRUNK).table_exists(CHANGES):
         raise LakeError("nothing is captured yet: run `lake ingest`")
     began = time.monotonic()

@@ -28,13 +28,15 @@ ROOT = Path(__file__).resolve().parent.parent
 TRUNK = "lake"
 """The branch that everybody reads, and that only capture and publishes move."""
 LAYERS = ("bronze", "silver", "gold")
-Directory = Annotated[Path, AfterValidator(Path.absolute)]
-"""The same directory, wherever the process is: sockets and processes are found by its name."""
 """The namespaces of the catalog that rows go through, in the order of their way."""
 BUILT = LAYERS[1:]
 """Those that dbt builds, each of the models in the folder of its name."""
 QUALITY = "quality"
 """The namespace of what is found out about them; written on `lake` alone, run by run."""
+
+
+Directory = Annotated[Path, AfterValidator(Path.absolute)]
+"""The same directory, wherever the process is: sockets and processes are found by its name."""
 
 
 def _user() -> str:

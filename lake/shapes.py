@@ -33,7 +33,7 @@ class Wait:
 
     def __str__(self) -> str:
         since = f"{self.since:%Y-%m-%d %H:%M:%S} UTC"
-        return f"{self.why}: its changes since {since} wait in bronze until `lake ingest`"
+        return f"{self.why}: its changes since {since} wait in bronze"
 
 
 def waits(declared: Sequence[SourceTable]) -> dict[str, Wait]:

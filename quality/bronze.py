@@ -25,7 +25,8 @@ def suite() -> Suite:
         ],
         "bronze.rows": [
             none(
-                "there are as many rows as at the source, at one LSN",
+                "there are as many rows as at the source, at one LSN; if there are not, `lake "
+                "ingest --again` takes a table anew",
                 "select source_table, in_source, in_bronze from {batch} "
                 "where in_source <> in_bronze",
             ),

@@ -6,6 +6,7 @@ One table's trouble is its own. It is computed from the source as it is now, and
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any
 
 import psycopg
@@ -40,8 +41,18 @@ class Trouble:
     is_routine: bool = False
     misses_changes: bool = False
 
+    @property
+    def mend(self) -> str:
+        """What to do about it, as it is typed."""
+        again = f" --again {quote(self.table)}" if self.misses_changes and self.remedy else ""
+        if self.remedy:
+            return f"run `{'; '.join(self.remedy)}`, then `lake ingest{again}`"
+        if self.is_routine:
+            return "run `lake ingest`"
+        return "correct its declaration, then run `lake ingest`"
+
     def __str__(self) -> str:
-        run = f": run `{'; '.join(self.remedy)}`" if self.remedy else ""
+        run = f": {self.mend}" if self.remedy or self.is_routine else ""
         return f"{self.table} {self.what}{run}"
 
 
@@ -447,7 +458,10 @@ class _Look:
             found = actual.get(column.source_name)
             label = f"{self.table.qualified}.{column.source_name}"
             if found is None:
-                yield self._trouble(f"has no column {column.source_name}, which is declared")
+                yield self._trouble(
+                    f"has no column {column.source_name}, which is declared: take it out of the "
+                    f"project, or give its new name as source_column{self._undeclared()}"
+                )
             elif canonical(column.type) != TEXT and not is_same(column.type, found.type):
                 yield self._trouble(
                     f"has another type than is declared: {label} is declared as {column.type}, "
@@ -458,6 +472,13 @@ class _Look:
                     f"has a generated column that is not in the WAL: leave {label} out of the "
                     "project, and compute it in a model"
                 )
+
+    def _undeclared(self) -> str:
+        """The columns that nobody declares: a declared one may have got such a name."""
+        declared = {column.source_name for column in self.table.columns}
+        names = [column.name for column in self.found.columns if column.name not in declared]
+        told = f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        return f"; not declared: {told}" if names else ""
 
     def _is_told(self, column: Any) -> bool:
         is_published = self.publication.options.get("pubgencols", "s") == "s"

@@ -58,6 +58,15 @@ def has_begun() -> bool:
     return slot is not None and is_readable and lag.SLOT_LSN in changes.properties
 
 
+def missed() -> str:
+    """Why capture can't go on from what bronze holds; nothing where it can, or nobody can say."""
+    try:
+        with source.connect() as connection:
+            return lag.missed(source.slot(connection))
+    except LakeError:
+        return ""
+
+
 def _ready() -> bool:
     jobs = answer(settings().ports.capture, "/jobs")
     return jobs is not None and [job["status"] for job in json.loads(jobs)["jobs"]] == ["RUNNING"]

@@ -95,15 +95,28 @@ def _source() -> Iterator[Finding]:
         return
     level = row[0] if row else ""
     yield Finding("wal_level", level == "logical", level, "alter system set wal_level = logical")
-    if slot is None:
-        yield Finding("slot", True, "none yet: `lake ingest` makes it")
-        return
-    held = slot.current_lsn - slot.confirmed_lsn
-    well = slot.wal_status in ("reserved", "extended")
-    mend = "it lost WAL: `lake ingest --from-scratch`"
-    yield Finding("slot", well, f"{slot.wal_status}, holds {held:,} bytes of WAL back", mend)
+    yield _slot(slot)
     yield from _tables()
     yield from _completeness()
+
+
+def _slot(slot: source.Slot | None) -> Finding:
+    """Whether the slot still has all changes that bronze lacks."""
+    try:
+        missed = lag.missed(slot)
+    except LakeError as error:
+        return Finding("slot", not supervisor.running(), str(error), "run `lake up`")
+    if missed:
+        return Finding("slot", False, missed)
+    if slot is None:
+        return Finding("slot", True, "none yet: `lake ingest` makes it")
+    held = slot.current_lsn - slot.confirmed_lsn
+    return Finding(
+        "slot",
+        slot.wal_status != "unreserved",
+        f"{slot.wal_status}, holds {held:,} bytes of WAL back",
+        "the source may remove that WAL at any moment: see why capture lags in `lake logs capture`",
+    )
 
 
 def _tables() -> Iterator[Finding]:
@@ -116,13 +129,7 @@ def _tables() -> Iterator[Finding]:
     if not troubles:
         yield Finding("tables", True, "all that are declared are captured")
     for trouble in troubles:
-        mend = "correct its declaration, then run `lake ingest`"
-        if trouble.is_routine:
-            mend = "run `lake ingest`"
-        elif trouble.remedy:
-            mend = f"run `{'; '.join(trouble.remedy)}`"
-        if trouble.misses_changes and not trouble.is_routine:
-            mend += f", then `lake ingest --again {trouble.table}`"
+        mend = "run `lake ingest`" if trouble.is_routine else trouble.mend
         yield Finding("tables", False, f"{trouble.table} {trouble.what}", mend)
 
 

@@ -41,7 +41,8 @@ def up() -> None:
     """Start the stack and wait until all of it is ready; what runs already is left running.
 
     Raises LakeError where a port is taken, the disk is full or a part dies. Then, and when it is
-    interrupted, everything is stopped that was not running before.
+    interrupted, everything is stopped that was not running before; but not where changes of the
+    source were missed, which is an error too.
     """
     parts.fetch()
     check_disk()
@@ -75,6 +76,8 @@ def up() -> None:
             if not was_running:
                 down()
             raise
+    if why := capture.missed():
+        raise LakeError(f"the stack is up, but capture can't go on: {why}")
 
 
 def start_capture() -> None:

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from lake import lag
+from lake import lag, source
 from lake.catalog import catalog
 from lake.errors import LakeError
 from lake.lag import Lag
@@ -73,7 +73,10 @@ def status() -> Status:
 def suspended() -> list[str]:
     """The tables of the source that are not captured, and why; nothing where it can't be asked."""
     try:
-        return list(map(str, inspection.suspended()))
+        with source.connect() as connection:
+            missed = lag.missed(source.slot(connection))
+        every = [f"every table: {missed}"] if missed else []
+        return [*every, *map(str, inspection.suspended())]
     except LakeError:
         return []
 

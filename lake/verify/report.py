@@ -78,6 +78,8 @@ def lines(report: Report) -> Iterator[str]:
     for table in report.tables:
         yield f"{table.table}: {_verdict(table)}"
         yield from (f"  {line}" for line in _details(table))
+    if report.exit_code == 1:
+        yield "where bronze differs too (--bronze), `lake ingest --again TABLE` takes a table anew"
     part = f", {report.sample:.0%} of the keys" if report.sample < 1 else ""
     at = f"{report.at.astimezone():%H:%M:%S}"
     yield f"the source at {at} (LSN {report.lsn:,}){part}, {report.seconds:.1f} s"

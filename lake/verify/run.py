@@ -76,7 +76,8 @@ def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Rep
             for table in chosen:
                 say(table.qualified)
                 if wait := waiting.get(table.qualified):
-                    unsaid = TableReport(table.qualified, table.bronze, "unknown", f"it {wait}")
+                    reason = f"it {wait}; `lake doctor` says what to do"
+                    unsaid = TableReport(table.qualified, table.bronze, "unknown", reason)
                     found.append(unsaid)
                 else:
                     found += _verify(table, at, options)

@@ -62,7 +62,10 @@ def _current(table: SourceTable, model: str, columns: Sequence[str]) -> Target:
         raise LakeError(f"no publish says of which bronze {name} was built: `lake run` does")
     taken = lag.snapshot_lsn(table.bronze)
     if taken is not None and taken - 1 > built_lsn:
-        raise LakeError(f"{name} was built before the newest snapshot of its table: `lake run`")
+        raise LakeError(
+            f"{name} was built before the newest snapshot of its table: `lake run` builds it, "
+            "and --bronze compares that snapshot"
+        )
     shape, left_out = _shape(table, current, columns)
     copies = "1" if table.key else "_copies"
     is_there = _is_there(table, built_lsn)

@@ -127,6 +127,8 @@ def test_what_is_declared_or_no_table_is_told_and_nothing_is_written(odd: Path) 
         scaffold.scaffold("loan")
     with pytest.raises(LakeError, match=r"no table public\.nowhere: write it as `schema\.table`"):
         scaffold.scaffold("nowhere")
+    with pytest.raises(LakeError, match=r'no table public\."No Where": write it'):
+        scaffold.scaffold('"No Where"')
     with pytest.raises(LakeError, match=r"no table of its own rows public\.v"):
         scaffold.scaffold("v")
     assert sorted(odd.rglob("*")) == before

@@ -22,7 +22,7 @@ from lake.catalog import catalog
 from lake.errors import LakeError
 from lake.manifest import Column, SourceTable
 from lake.settings import settings
-from lake.stack import postgres
+from lake.stack import capture, doctor, postgres, status
 from tests.ingestion.conftest import declared, in_wal
 
 THING = declared("thing", ("part", "id"), part="text", id="int")
@@ -160,11 +160,32 @@ def test_an_interrupted_load_leaves_no_slot_and_is_begun_anew(thing: psycopg.Con
     assert len(newest()) == 5003
 
 
-def test_a_lost_slot_is_told(thing: psycopg.Connection) -> None:
+DROP = "select pg_drop_replication_slot(%s)"
+ADVANCE = "select pg_replication_slot_advance(%s, pg_current_wal_lsn())"
+
+
+@pytest.mark.parametrize(
+    ("by", "state"),
+    [(DROP, "is gone"), (ADVANCE, "was acknowledged beyond what bronze holds")],
+)
+def test_changes_that_were_missed_are_told_by_every_verb_that_would_wait_for_them(
+    thing: psycopg.Connection, by: str, state: str
+) -> None:
     load(THING)
-    thing.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
-    with pytest.raises(LakeError, match="is gone, so changes were missed"):
-        load(THING)
+    assert doctor._slot(source.slot(thing)).well
+    assert not capture.missed()
+    thing.execute("delete from thing where id = 1")
+    thing.execute(by.encode(), [settings().source.slot])
+    said = f"the slot `{settings().source.slot}` {state}, so changes were missed: take all tables"
+    for wait in (lag.catch_up, lambda: load(THING)):
+        with pytest.raises(LakeError) as raised:
+            wait()
+        assert str(raised.value).startswith(said)
+    found = doctor._slot(source.slot(thing))
+    assert not found.well
+    assert found.detail.startswith(said)
+    assert capture.missed().startswith(said)
+    assert any(line.startswith(f"every table: {said}") for line in status.suspended())
 
 
 def test_a_table_to_take_anew_must_be_declared(thing: psycopg.Connection) -> None:

@@ -84,7 +84,7 @@ def test_what_is_declared_and_not_there_is_named(loan: psycopg.Connection) -> No
     assert {trouble.table for trouble in found.troubles} == {"public.nowhere", "public.loan"}
     said = "\n".join(map(str, found.troubles))
     assert "public.nowhere is declared, but the source has no such table" in said
-    assert "public.loan has no column rate, which is declared" in said
+    assert "public.loan has no column rate, which is declared: take it out of the project" in said
 
 
 def test_another_type_is_named_with_the_one_to_declare(loan: psycopg.Connection) -> None:
@@ -226,7 +226,7 @@ def test_row_level_security_that_hides_rows_is_noticed(loan: psycopg.Connection)
     (trouble,) = troubles(LOAN)
     assert str(trouble) == (
         "public.loan has row-level security, which hides rows from capture: "
-        "run `alter role capture bypassrls`"
+        "run `alter role capture bypassrls`, then `lake ingest`"
     )
     loan.execute("alter role capture bypassrls")
     try:
@@ -291,7 +291,8 @@ def test_the_children_of_an_inheritance_parent_are_tables_by_themselves(
 def test_an_external_owner_is_told_to_let_capture_read(loan: psycopg.Connection) -> None:
     said = [str(trouble) for trouble in look(LOAN).troubles]
     grants = "grant usage on schema public to capture; grant select on public.loan to capture"
-    assert f"public.loan can't be read by capture: run `{grants.partition('; ')[2]}`" in said
+    run = f"run `{grants.partition('; ')[2]}`, then `lake ingest`"
+    assert f"public.loan can't be read by capture: {run}" in said
     with source.connect() as connection, pytest.raises(LakeError) as raised:
         prepare(connection, [LOAN], look(LOAN), None)
     for statement in str(raised.value).splitlines()[1:]:

@@ -200,6 +200,12 @@ MISTAKES = [
     ),
     (
         BRONZE,
+        'name: loan_amnt, data_type: "numeric(12,2)"',
+        "name: loan_amnt, data_type: numeric(12,2)",
+        "bronze.loan.loan_amnt.2): there is no such key; quote a type that has a comma",
+    ),
+    (
+        BRONZE,
         "period: minute",
         "period: minutes",
         "bronze.changes.freshness.warn_after.period: must be `minute`, `hour` or `day`",

@@ -27,7 +27,7 @@ def answers(value: object) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("trouble", "mend"),
     [
-        (HIDDEN, "run `alter role capture bypassrls`"),
+        (HIDDEN, "run `alter role capture bypassrls`, then `lake ingest`"),
         (MISSED, "run `a; b`, then `lake ingest --again public.loan`"),
         (NEW, "run `lake ingest`"),
         (GONE, "correct its declaration, then run `lake ingest`"),
@@ -67,7 +67,8 @@ def test_the_status_says_as_of_when_bronze_and_gold_are_and_what_is_suspended() 
     assert "0 s ago, 7 bytes behind" in text
     assert "gold is the source as of" in text
     assert "69 s ago" in text
-    assert "suspended: public.loan hides rows: run `alter role capture bypassrls`" in text
+    run = "run `alter role capture bypassrls`, then `lake ingest`"
+    assert f"suspended: public.loan hides rows: {run}" in text
 
 
 def test_a_source_that_can_not_be_asked_suspends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
