@@ -739,12 +739,21 @@ as $$
     where at > since
 $$;
 
--- Rewrites that no branch and no reader began before. The others tell publishes what is the same.
+-- Rewrites that no branch and no reader began before, and what is known of pointers that nobody has
+-- any more. The other rewrites tell publishes what is the same.
 create or replace function lake.forget_rewrites(since timestamptz) returns void
 language sql security definer set search_path = public, pg_temp
 as $$
     delete from lake.rewrites
-    where at <= least(since, (select min(created_at) from lake.refs where kind = 'branch'))
+    where at <= least(since, (select min(created_at) from lake.refs where kind = 'branch'));
+    with live as materialized (
+        select location from lake.live_pointers(since)
+    ),
+    forgotten as (
+        delete from lake.provenance
+        where at <= since and pointer not in (select lake.origin(location) from live)
+    )
+    delete from lake.origins where pointer not in (select location from live)
 $$;
 
 
