@@ -75,7 +75,7 @@ def test_changed_rules_are_applied_to_all_that_was_landed_and_changed_back_again
     )
     done = lake("run", "--target", "trino", LAKE_PROJECT_DIR=other)
     assert done.returncode == 0, done.stderr
-    assert "7 of 8 tables, 7 of them anew" in done.stderr
+    assert "6 of 8 tables, 6 of them anew" in done.stderr, "neither payments nor dates"
     assert "warn: silver.loans_quarantine: expected that burden_told" in done.stderr
     for table in ("silver.loans", "gold.fct_loans", "gold.ftr_loans"):
         changed = rows(table)
