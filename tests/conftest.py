@@ -112,6 +112,8 @@ def lake_stack(installation: Path) -> Iterator[Path]:
 
 
 OWN = "own"
+SHARED_TRINO = "LAKE_TEST_SHARED_TRINO"
+"""The variable that has the port of the Trino that the lake `own` is hidden from."""
 
 
 @contextmanager
@@ -123,6 +125,7 @@ def settings_of_own() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LAKE_CATALOG_DATABASE", OWN)
         patch.setenv("LAKE_BUCKET", OWN)
+        patch.setenv(SHARED_TRINO, os.environ["LAKE_PORTS__TRINO"])
         patch.setenv("LAKE_PORTS__TRINO", free_ports()["LAKE_PORTS__TRINO"])
         forget_settings()
         yield

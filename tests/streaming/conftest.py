@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ import pytest
 
 from ingestion.snapshot import Load, ingest
 from lake import lag
+from lake.branches import branch
 from lake.catalog import catalog
 from lake.manifest import SourceTable
-from lake.settings import settings
+from lake.settings import TRUNK, on_branch, settings
 from lake.stack import capture, postgres
-from tests.conftest import free_ports
+from lake.verify.report import TableReport
+from lake.verify.run import Options, compare, snapshot
+from lake.verify.tables import Target, at_source, bronze
+from lake.verify.values import quoted
+from tests.conftest import SHARED_TRINO, forget_settings, free_ports
 from tests.ingestion.conftest import declared, owner  # noqa: F401 - a fixture
 
 READY_SECONDS = 120
@@ -77,11 +83,15 @@ class Capture:
         return children
 
     def kill(self) -> None:
+        self.put_down()
+        assert_acknowledged_what_is_held()
+
+    def put_down(self) -> None:
+        """As `kill`, where there may be no slot any more."""
         children = self.send(signal.SIGKILL)
         assert self.process
         self.process.wait()
         psutil.wait_procs(children)
-        assert_acknowledged_what_is_held()
 
     def end(self) -> int:
         """As `lake down` does; returns the exit code."""
@@ -109,7 +119,7 @@ def capture_in(directory: Path) -> Iterator[Capture]:
         yield job
     finally:
         if job.process and job.process.poll() is None:
-            job.kill()
+            job.put_down()
 
 
 @pytest.fixture
@@ -126,6 +136,41 @@ def hand_over(*tables: SourceTable) -> Load | None:
 
 def catch_up() -> None:
     lag.catch_up(READY_SECONDS)
+
+
+def verified(table: SourceTable) -> TableReport:
+    """What `lake verify --bronze` finds of a table, on a branch that the shared Trino knows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAKE_PORTS__TRINO", os.environ[SHARED_TRINO])
+        forget_settings()
+        with snapshot() as at:
+            catch_up()
+            branch.create("judged")
+            try:
+                with on_branch("judged"):
+                    there = at_source(at.connection, table)
+                    target = on_judged(bronze(table, there.columns))
+                    found = compare(table, there, target, at, Options(bronze=True))
+            finally:
+                branch.drop("judged")
+    forget_settings()
+    return found
+
+
+def on_judged(target: Target) -> Target:
+    """The same tables by the branch: `lake` is another lake's in the shared Trino."""
+
+    def moved(relation: str) -> str:
+        assert relation.startswith(quoted(TRUNK))
+        return quoted("judged") + relation.removeprefix(quoted(TRUNK))
+
+    held = [replace(one, relation=moved(one.relation)) for one in target.held]
+    return replace(target, held=held, landed=moved(target.landed))
+
+
+def assert_verified(table: SourceTable) -> None:
+    found = verified(table)
+    assert found.verdict == "equal", found
 
 
 def wait_until(reached: Callable[[], object], what: str) -> None:

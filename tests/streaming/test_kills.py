@@ -1,6 +1,6 @@
 """Capture loses no change and lands none twice, wherever it is killed.
 
-Each test compares what bronze holds with what triggers at the source wrote down.
+What bronze holds is compared with what triggers at the source wrote down, and by `lake verify`.
 """
 
 import random
@@ -11,9 +11,11 @@ import psycopg
 from lake.catalog import catalog
 from tests.conftest import SOAK
 from tests.streaming.conftest import (
+    THING,
     Capture,
     another,
     assert_acknowledged_what_is_held,
+    assert_verified,
     audited,
     captured,
     catch_up,
@@ -40,6 +42,7 @@ def test_a_transaction_that_is_open_over_two_kills_is_landed_whole(
         open_one.execute("update thing set name = 'last' where id = 4")
     catch_up()
     assert captured("public.thing") == audited(thing)
+    assert_verified(THING)
 
 
 def test_a_transaction_larger_than_a_commit_to_the_lake_survives_kills_in_its_middle(
@@ -67,6 +70,7 @@ def test_a_transaction_larger_than_a_commit_to_the_lake_survives_kills_in_its_mi
     landed = changes("public.thing")
     assert [row["ordinal"] for row in landed] == list(range(1, rows + 1))
     assert [row["after"]["id"] for row in landed] == [str(1000 + i) for i in range(1, rows + 1)]
+    assert_verified(THING)
 
 
 def held() -> int:
@@ -97,3 +101,4 @@ def test_a_random_life_is_landed_change_by_change_whatever_is_killed(
     catch_up()
     assert audited(thing)
     assert captured("public.thing") == audited(thing)
+    assert_verified(THING)

@@ -13,7 +13,9 @@ from lake.catalog import catalog
 from lake.settings import settings
 from lake.stack import postgres
 from tests.streaming.conftest import (
+    THING,
     Capture,
+    assert_verified,
     audited,
     capture_in,
     captured,
@@ -43,6 +45,7 @@ def test_a_slot_that_is_behind_the_lake_sends_again_what_is_skipped(
     running.start()
     catch_up()
     assert captured("public.thing") == audited(thing)
+    assert_verified(THING)
 
 
 def test_a_slot_that_was_acknowledged_beyond_the_lake_is_refused(
@@ -100,6 +103,7 @@ def test_a_second_capture_waits_for_the_first_and_lands_nothing_twice(
         running.kill()
         thing.execute("update thing set name = 'three' where id = 1")
         catch_up()
+        assert_verified(THING)
     assert captured("public.thing") == audited(thing)
 
 
@@ -118,6 +122,7 @@ def test_a_capture_that_was_frozen_lands_nothing_when_it_wakes_beside_its_succes
             running.send(signal.SIGCONT)
             running.says("is active")  # what it had read has failed by now, and it tries again
         catch_up()
+        assert_verified(THING)
     assert captured("public.thing") == audited(thing)
 
 

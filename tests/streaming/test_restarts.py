@@ -10,7 +10,16 @@ from lake.settings import settings
 from lake.stack import postgres, supervisor
 from lake.stack.program import log_of
 from tests.conftest import wait_for_another
-from tests.streaming.conftest import Capture, another, audited, captured, catch_up, changes
+from tests.streaming.conftest import (
+    THING,
+    Capture,
+    another,
+    assert_verified,
+    audited,
+    captured,
+    catch_up,
+    changes,
+)
 from tests.streaming.life import lives
 
 
@@ -35,6 +44,7 @@ def test_a_source_that_is_shut_down_and_one_that_crashes_lose_nothing_of_what_is
     names = [row["after"]["name"] for row in changes("public.thing") if row["after"]]
     assert "prepared" in names
     assert "lost" not in names
+    assert_verified(THING)
 
 
 def shut_down_and_start() -> None:
