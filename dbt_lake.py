@@ -1,4 +1,6 @@
-"""Has dbt work on a branch, `LAKE_BRANCH=mine dbt build`, and records what tables are made of.
+"""Has dbt work on a branch, `LAKE_BRANCH=mine dbt build`, and make anew what has other code.
+
+What tables are made of is recorded then.
 
 dbt loads modules whose names begin with `dbt_` as its plugins. On Spark a branch is a catalog that
 each session brings along, secrets included, which have no place in `profiles.yml`.
@@ -9,6 +11,7 @@ import logging
 import os
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from dbt.flags import get_flags
@@ -20,7 +23,7 @@ from dbt_common.exceptions import DbtRuntimeError
 from lake import provenance
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
-from lake.manifest import check
+from lake.manifest import PROJECT, check
 from lake.settings import TRUNK, settings
 
 BUILDING = ("build", "run", "seed", "snapshot", "clone")
@@ -53,8 +56,10 @@ class Branch(dbtPlugin):
         # What PySpark sets in each session that it opens.
         os.environ["PYSPARK_REMOTE_INIT_CONF_LEN"] = "1"
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
-        if command in BUILDING:
-            add_callback_to_manager(record_at_the_end)
+        if command in BUILDING and Path(flags.PROJECT_DIR).resolve() == PROJECT:
+            with suppress(LakeError):  # of a project that does not parse: dbt says so itself
+                os.environ.update(provenance.anew(branch))
+                add_callback_to_manager(record_at_the_end)
 
 
 def record_at_the_end(message: EventMsg) -> None:
@@ -62,9 +67,8 @@ def record_at_the_end(message: EventMsg) -> None:
     if message.info.name != "CommandCompleted":
         return
     flags = get_flags()  # type: ignore[no-untyped-call]
-    project = Path(flags.PROJECT_DIR).resolve()
     try:
-        provenance.record(project, project / (flags.TARGET_PATH or "target"), flags.VARS or {})
+        provenance.record(PROJECT / (flags.TARGET_PATH or "target"), flags.VARS or {})
     except (LakeError, OSError) as error:
         sys.stderr.write(f"what was built is not recorded, and so to be built again: {error}\n")
 

@@ -1,10 +1,11 @@
 """A build: dbt makes what is stale on a branch.
 
-What tables are made of is recorded by dbt's plugin, `dbt_lake`, whoever runs dbt.
+Which tables are made anew, and what all are made of, is dbt's plugin's matter (`dbt_lake`), whoever
+runs dbt.
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from lake import provenance, results
@@ -32,14 +33,13 @@ def build(
 ) -> None:
     """Build this process's branch, and add what dbt did to `found`. `options` are for `dbt build`.
 
-    Unless they select, what is stale is built. A table whose code has changed is made anew, whoever
-    selected it.
+    Unless they say what to build, that is what is stale.
 
     Raises LakeError where dbt fails.
     """
-    waiting = provenance.stale(settings().branch)
     select: list[str] = []
     if chooses_itself(options):
+        waiting = provenance.stale(settings().branch)
         if not waiting:
             say("nothing to build: every table is what the code makes of what was landed")
             return
@@ -48,7 +48,7 @@ def build(
     options = [*publish.with_state([one for one in options if one != ALL]), *select]
     began = time.time()
     try:
-        dbt("build", *options, gate_follows=gate_follows, **_anew(waiting))
+        dbt("build", *options, gate_follows=gate_follows)
     finally:
         if found is not None:
             found += results.of_dbt(options, began)
@@ -66,17 +66,6 @@ def selects(options: Sequence[str]) -> bool:
 
 def _replays(options: Sequence[str]) -> bool:
     return any("replay_from" in one for name, one in pairwise(options) if name == "--vars")
-
-
-def _anew(waiting: Iterable[Stale]) -> dict[str, str]:
-    """What tells the project's macros which models are made anew (`macros/watermark.sql`)."""
-    names: dict[str, list[str]] = {"rebuild": [], "replay": [], "increment": []}
-    for one in waiting:
-        names[one.how].append(one.code.name)
-    return {
-        "LAKE_REBUILT": " ".join(names["rebuild"]),
-        "LAKE_REPLAYED": " ".join(names["replay"]),
-    }
 
 
 def _count(waiting: Sequence[Stale]) -> str:

@@ -232,15 +232,14 @@ def copy_project(to: Path) -> Path:
     return Path(shutil.copytree(PROJECT, to, ignore=shutil.ignore_patterns(*MADE)))
 
 
-def dbt(*arguments: str, gate_follows: bool = False, **variables: str) -> None:
+def dbt(*arguments: str, gate_follows: bool = False) -> None:
     """Run a dbt command on the project, its output on this terminal.
 
     Where the gate follows, which judges every row, only keys that a branch has written are tested.
-    `variables` are put into its environment.
 
     Raises LakeError where the project has mistakes or dbt fails.
     """
-    _dbt(arguments, None, variables | ({GATE_FOLLOWS: "1"} if gate_follows else {}))
+    _dbt(arguments, None, {GATE_FOLLOWS: "1"} if gate_follows else {})
 
 
 def selected(*options: str) -> list[str]:

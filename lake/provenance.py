@@ -104,7 +104,7 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
             name=node["name"],
             fingerprint=fingerprint,
             lineage=_hash([fingerprint, sorted(models.items())]),
-            reach=meta.get("code_change") or _usual_reach(meta),
+            reach=meta.get("code_change") or _usual_reach(node["config"], meta),
             models=models,
             landed=[
                 one for one in landed if one not in ("bronze.changes", "bronze.schema_changes")
@@ -114,8 +114,10 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
     return list(made.values())
 
 
-def _usual_reach(meta: Mapping[str, Any]) -> Reach:
+def _usual_reach(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Reach:
     """What the past has left in a table could not be made anew, in histories and quarantines."""
+    if config.get("full_refresh") is False:  # dbt's word for the same
+        return "new_rows"
     return "replay" if {"history_of", "quarantine_of"} & meta.keys() else "rebuild"
 
 
@@ -363,10 +365,25 @@ def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
 # The record
 
 
-def record(project: Path, target: Path, told: Mapping[str, Any]) -> None:
+def anew(ref: str) -> dict[str, str]:
+    """What tells the project's macros which models of a branch are made anew (`watermark.sql`).
+
+    Raises LakeError where the project does not parse.
+    """
+    names: dict[str, list[str]] = {"rebuild": [], "replay": [], "increment": []}
+    for one in stale(ref):
+        names[one.how].append(one.code.name)
+    return {
+        "LAKE_REBUILT": " ".join(names["rebuild"]),
+        "LAKE_REPLAYED": " ".join(names["replay"]),
+    }
+
+
+def record(target: Path, told: Mapping[str, Any]) -> None:
     """Record what the tables are made of that dbt has just built on this process's branch.
 
-    `target` is where dbt has written what it did, `told` are variables that it was told.
+    `target` is where dbt has written what it did, `told` are variables that it was told: a table of
+    other ones than the project's is not recorded, nor is one of files that were changed meanwhile.
 
     Raises LakeError where the catalog can't be reached.
     """
@@ -374,13 +391,19 @@ def record(project: Path, target: Path, told: Mapping[str, Any]) -> None:
     done = json.loads((target / "run_results.json").read_text())["results"]
     built = {one["unique_id"] for one in done if one["status"] == "success"}
     tables = {table_of(node) for key, node in of["nodes"].items() if key in built}
-    made = codes_of(of, {**_variables(project), **told})
+    made = codes_of(of, {**_variables(PROJECT), **told})
     position = lag.captured(settings().branch)
     branch.call(
         "builder",
         "select lake.record_provenance(%s, %s, %s, %s)",
         settings().branch,
-        Jsonb([described(code) for code in made if code.table in tables]),
+        Jsonb(
+            [
+                described(one)
+                for one in made
+                if one.table in tables and one == codes().get(one.table)
+            ]
+        ),
         position.lsn if position else -1,
         publish.code_version(),
     )
