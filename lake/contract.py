@@ -100,17 +100,25 @@ class Limits(_Declared):
     slack: float = Field(0, ge=0)
 
 
+Reach = Literal["rebuild", "replay", "new_rows"]
+"""How a change of a model's code reaches its table: the table is made anew; all that was landed is
+taken up once more, over the rows that are there; or only new rows have it.
+"""
+
+
 class ModelMeta(_Declared):
     """What the lake reads of a model.
 
     `history_of` names the model of the same rows as they are, and `quarantine_of` the one that they
-    are kept out of: these two are what the rules of that model are applied by.
+    are kept out of: these two are what the rules of that model are applied by. `code_change` is
+    `rebuild` unless told, and `replay` of those two.
     """
 
     rules: dict[str, Rule] = {}
     history_of: str = ""
     quarantine_of: str = ""
     volume: Limits | None = None
+    code_change: Reach | None = None
 
 
 class ModelConfig(BaseModel):

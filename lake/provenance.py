@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from psycopg.rows import class_row
@@ -27,10 +27,8 @@ from lake.credentials import write_private
 from lake.manifest import BUILT, PROJECT, dbt_version, digest, manifest, source_tables, table_of
 from lake.settings import TRUNK, settings
 
-Reach = Literal["rebuild", "replay", "new_rows"]
-"""How a change of a model's code reaches its table (`meta.code_change`): the table is made anew;
-all that was landed is taken up once more, over the rows that are there; or only new rows have it.
-"""
+if TYPE_CHECKING:  # slow to import
+    from lake.contract import Reach
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Code:
     name: str
     fingerprint: str
     lineage: str
-    reach: Reach
+    reach: "Reach"
     models: Mapping[str, str]
     landed: Sequence[str]
     sources: Sequence[str]
@@ -114,7 +112,7 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
     return list(made.values())
 
 
-def _usual_reach(config: Mapping[str, Any], meta: Mapping[str, Any]) -> Reach:
+def _usual_reach(config: Mapping[str, Any], meta: Mapping[str, Any]) -> "Reach":
     """What the past has left in a table could not be made anew, in histories and quarantines."""
     if config.get("full_refresh") is False:  # dbt's word for the same
         return "new_rows"

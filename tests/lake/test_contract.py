@@ -100,6 +100,12 @@ MISTAKES = [
         "loans.rule: there is no such key; did you mean `rules`?",
     ),
     (
+        LOANS,
+        "        rules:\n",
+        "        code_change: merge\n        rules:\n",
+        "loans.code_change: must be `rebuild`, `replay` or `new_rows`",
+    ),
+    (
         f"{SILVER}/loans_history.yml",
         "history_of: loans",
         "history_of: loan",
