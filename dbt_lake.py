@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dbt.flags import get_flags
 from dbt.plugins.manager import dbtPlugin
+from dbt_common.context import get_invocation_context
 from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import add_callback_to_manager
 from dbt_common.exceptions import DbtRuntimeError
@@ -58,7 +59,9 @@ class Branch(dbtPlugin):
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
         if command in BUILDING and Path(flags.PROJECT_DIR).resolve() == PROJECT:
             with suppress(LakeError):  # of a project that does not parse: dbt says so itself
-                os.environ.update(provenance.anew(branch))
+                seen_by_macros = get_invocation_context().env  # a copy of the environment
+                assert isinstance(seen_by_macros, dict)
+                seen_by_macros.update(provenance.anew(branch))
                 add_callback_to_manager(record_at_the_end)
 
 
