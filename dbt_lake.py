@@ -1,6 +1,6 @@
-"""Has dbt work on a branch, `LAKE_BRANCH=mine dbt build`, and make anew what has other code.
+"""Has dbt work on a branch, `LAKE_BRANCH=mine dbt build`.
 
-What tables are made of is recorded then.
+Models whose code has changed are made anew, and what each table was made of is recorded.
 
 dbt loads modules whose names begin with `dbt_` as its plugins. On Spark a branch is a catalog that
 each session brings along, secrets included, which have no place in `profiles.yml`.
@@ -21,7 +21,6 @@ from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import add_callback_to_manager
 from dbt_common.exceptions import DbtRuntimeError
 
-from lake import provenance
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
 from lake.manifest import PROJECT, check
@@ -38,7 +37,6 @@ class Branch(dbtPlugin):
         """Raise DbtRuntimeError for mistakes, for no such branch, and for one not to build on."""
         # dbt-spark asks for Hive's catalog at each statement, and Spark Connect has none.
         warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
-        logging.getLogger("trino").setLevel(logging.WARNING)  # it tells what is not installed
         if "dbt.adapters.spark" in sys.modules:  # dbt loads its adapter before its plugins
             tell_mistakes_shortly()
         flags, branch = get_flags(), settings().branch  # type: ignore[no-untyped-call]
@@ -58,6 +56,8 @@ class Branch(dbtPlugin):
         os.environ["PYSPARK_REMOTE_INIT_CONF_LEN"] = "1"
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
         if command in BUILDING and Path(flags.PROJECT_DIR).resolve() == PROJECT:
+            from lake import provenance  # slow to import
+
             with suppress(LakeError):  # of a project that does not parse: dbt says so itself
                 seen_by_macros = get_invocation_context().env  # a copy of the environment
                 assert isinstance(seen_by_macros, dict)
@@ -69,6 +69,8 @@ def record_at_the_end(message: EventMsg) -> None:
     """Record what was built once dbt has written what it did, well or not."""
     if message.info.name != "CommandCompleted":
         return
+    from lake import provenance
+
     flags = get_flags()  # type: ignore[no-untyped-call]
     try:
         provenance.record(PROJECT / (flags.TARGET_PATH or "target"), flags.VARS or {})

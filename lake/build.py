@@ -17,8 +17,6 @@ from lake.settings import settings
 
 ALL = "--all"
 """The option that has everything built, stale or not."""
-START = -1
-"""An LSN before all that was landed."""
 Say = Callable[[str], None]
 _SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector", "--resource-type"}
 """The options of dbt that leave out a part of the project."""

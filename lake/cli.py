@@ -103,9 +103,9 @@ def doctor() -> None:
     well = True
     for finding in doctor.examine():
         mark = "[green]✓[/]" if finding.well else "[red]✗[/]"
-        mend = f" — {finding.mend}" if finding.mend and not finding.well else ""
-        said = f"{mark} {finding.what}: {escape(finding.detail + mend)}"
-        out.print(said, highlight=False, soft_wrap=True)
+        remedy = f" — {finding.remedy}" if finding.remedy and not finding.well else ""
+        line = f"{mark} {finding.what}: {escape(finding.detail + remedy)}"
+        out.print(line, highlight=False, soft_wrap=True)
         well = well and finding.well
     raise typer.Exit(0 if well else 1)
 
@@ -171,7 +171,7 @@ def build(context: typer.Context, everything: All = False, explain: Explain = Fa
             f"`{access().branch}` is not built on: make a branch, `lake branch create NAME`, "
             "and `lake --branch NAME build`; or build and publish with `lake run`"
         )
-    build([*(["--all"] if everything else []), *context.args], _say)
+    build(_build_options(context, everything=everything), _say)
 
 
 @cli.command(rich_help_panel=WAY)
@@ -327,7 +327,13 @@ def run(context: typer.Context, everything: All = False, explain: Explain = Fals
     if explain:
         _explain()
     else:
-        _run([*(["--all"] if everything else []), *context.args])
+        _run(_build_options(context, everything=everything))
+
+
+def _build_options(context: typer.Context, *, everything: bool) -> list[str]:
+    from lake.build import ALL
+
+    return [*([ALL] if everything else []), *context.args]
 
 
 def _explain() -> None:
@@ -599,8 +605,7 @@ def publish(name: Name) -> None:
     from lake.stack.program import require
 
     require("postgres", "minio")
-    project = [provenance.described(code) for code in provenance.codes().values()]
-    made = publishing.publish(name, manifest_text(), project)
+    made = publishing.publish(name, manifest_text(), provenance.project())
     err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
 
 

@@ -288,9 +288,14 @@ def digest(salt: str) -> str:
 
 
 def _files(project: Path) -> Iterator[Path]:
+    return (folder / name for folder, _, names in _walk(project) for name in names)
+
+
+def _walk(project: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder of a project's own, with the names of its folders and files."""
     for folder, folders, names in os.walk(project):
         folders[:] = [name for name in folders if name not in MADE]
-        yield from (Path(folder) / name for name in names)
+        yield Path(folder), folders, names
 
 
 def _is_stale(written: Path) -> bool:
@@ -299,8 +304,9 @@ def _is_stale(written: Path) -> bool:
 
 def _newest(project: Path) -> float:
     """When a file of a project was last changed, in seconds since the epoch."""
-    changed = []
-    for folder, folders, names in os.walk(project):
-        folders[:] = [name for name in folders if name not in MADE]
-        changed += [Path(folder) / name for name in (*folders, *names)]  # one without what is gone
+    changed = [
+        folder / name  # a folder too, which is newer without a file that is gone
+        for folder, folders, names in _walk(project)
+        for name in (*folders, *names)
+    ]
     return max(path.stat().st_mtime for path in changed)

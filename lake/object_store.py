@@ -5,7 +5,6 @@ branch's own location only, which no other branch ever has again.
 """
 
 import json
-from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -61,11 +60,8 @@ def create_key(location: str, expires_at: str) -> tuple[str, str]:
 
 
 def remove_key(access_key: str) -> None:
-    """Remove a branch's key, if it has not expired."""
-    from minio.error import MinioAdminException
-
-    with suppress(MinioAdminException):
-        _key_owner().delete_service_account(access_key)
+    """Remove a branch's key."""
+    _key_owner().delete_service_account(access_key)
 
 
 def branch_keys() -> dict[str, datetime]:

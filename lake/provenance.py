@@ -26,6 +26,7 @@ from lake.catalog import connect, open_catalog
 from lake.credentials import write_private
 from lake.manifest import BUILT, PROJECT, dbt_version, digest, manifest, source_tables, table_of
 from lake.settings import TRUNK, settings
+from lake.shapes import SCHEMA_CHANGES
 
 if TYPE_CHECKING:  # slow to import
     from lake.contract import Reach
@@ -93,7 +94,7 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
         models = {made[one].table: made[one].lineage for one in above if one in made}
         landed = sorted(table_of(of["sources"][one]) for one in above if one in of["sources"])
         sources = [captured[one] for one in landed if one in captured]
-        if "bronze.changes" in landed and not sources:
+        if lag.CHANGES in landed and not sources:
             sources = sorted(captured.values())
         fingerprint = _fingerprint(node, of, macros, variables)
         meta = node["config"].get("meta") or {}
@@ -104,9 +105,7 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
             lineage=_hash([fingerprint, sorted(models.items())]),
             reach=meta.get("code_change") or _usual_reach(node["config"], meta),
             models=models,
-            landed=[
-                one for one in landed if one not in ("bronze.changes", "bronze.schema_changes")
-            ],
+            landed=[one for one in landed if one not in (lag.CHANGES, SCHEMA_CHANGES)],
             sources=sources,
         )
     return list(made.values())
@@ -134,7 +133,7 @@ def _inputs_first(nodes: Mapping[str, Any]) -> Iterator[str]:
 
 
 _AS_IT_IS_SHOWN = ("access", "docs", "enabled", "group", "meta", "persist_docs", "tags")
-"""Config that no row depends on; of `meta`, what rows depend on is looked at by itself."""
+"""Config that no row depends on; `_meta` takes from `meta` what rows do depend on."""
 _JUDGED_BY = ("volume", "freshness", "code_change")
 _ASKED_FOR = {"replay_from", "bronze", "layer_suffix"}
 """Variables that say what to do, and where; none says what a row is."""
@@ -368,12 +367,10 @@ def anew(ref: str) -> dict[str, str]:
 
     Raises LakeError where the project does not parse.
     """
-    names: dict[str, list[str]] = {"rebuild": [], "replay": [], "increment": []}
-    for one in stale(ref):
-        names[one.how].append(one.code.name)
+    waiting = stale(ref)
     return {
-        "LAKE_REBUILT": " ".join(names["rebuild"]),
-        "LAKE_REPLAYED": " ".join(names["replay"]),
+        variable: " ".join(one.code.name for one in waiting if one.how == how)
+        for variable, how in (("LAKE_REBUILT", "rebuild"), ("LAKE_REPLAYED", "replay"))
     }
 
 
@@ -408,9 +405,14 @@ def record(target: Path, told: Mapping[str, Any]) -> None:
 
 
 def described(code: Code) -> dict[str, Any]:
-    """What SQL is told of a table's code."""
+    """A table's code as the functions of `schema.sql` take it (`record_provenance`)."""
     return {
         name: value
         for name, value in asdict(code).items()
         if name in ("table", "lineage", "fingerprint", "models", "landed")
     }
+
+
+def project() -> list[dict[str, Any]]:
+    """All that the project builds, as `lake.publish` takes it."""
+    return [described(code) for code in codes().values()]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from lake import catalog, lag, provenance, results, rules
 from lake.branches import branch, publish
-from lake.build import START, Say, build, chooses_itself, selects
+from lake.build import Say, build, chooses_itself, selects
 from lake.errors import LakeError
 from lake.manifest import manifest_text
 from lake.results import Result
@@ -19,6 +19,8 @@ from quality import gate
 from quality.finding import Report
 
 PREFIX, RUNNING = "run_", "running"
+START = -1
+"""An LSN before all that was landed."""
 NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
 """They judge code on rows of their own, and so are for who edits it: `lake build`, `lake ci`."""
 
@@ -37,9 +39,9 @@ class Run:
 
 
 def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run:
-    """Build what is stale, judge layers and publish; `say` is told each step.
+    """Build the stale tables, judge layers and publish; `say` is called with a line for each step.
 
-    `options` are for `dbt build`, and may say what to build. Where nothing is stale, that is all.
+    `options` are for `dbt build`, and may select models. It does nothing where no table is stale.
 
     Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
     and the branch is kept to look into.
@@ -73,10 +75,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
                 results.record(name, found + [finding.result for finding in judged.findings])
                 judged.enforce()
             published = publish.publish(
-                name,
-                manifest_text(),
-                [provenance.described(code) for code in provenance.codes().values()],
-                is_whole=not selects(options),
+                name, manifest_text(), provenance.project(), is_whole=not selects(options)
             )
         except LakeError as error:
             branch.show_in_trino(name)

@@ -3,8 +3,6 @@
 import json
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +17,10 @@ from lake.branches import branch, publish
 from lake.catalog import open_catalog
 from lake.demo.run import source
 from lake.manifest import copy_project
-from lake.settings import TRUNK, environment, on_branch
+from lake.settings import TRUNK, on_branch
 from lake.stack import trino
 from tests.conftest import lake
+from tests.test_run import dbt
 
 STEPS = int(os.environ.get("LAKE_TEST_EXAMPLES", "7"))
 SEED = int(os.environ.get("LAKE_TEST_SEED", "20261127"))
@@ -38,10 +37,6 @@ class Node:
     parent: str
     number: int
     is_sum: bool
-
-    @property
-    def table(self) -> str:
-        return f"gold.{self.name}"
 
     def sql(self) -> str:
         if self.is_sum:
@@ -173,17 +168,6 @@ def graph(
     publish.rollback(before)
 
 
-def plain_dbt(project: Path, ref: str) -> "subprocess.CompletedProcess[str]":
-    """Build all of the project without the lake's verb."""
-    return subprocess.run(
-        [Path(sys.executable).with_name("dbt"), "build", "--target", "trino"],
-        cwd=project,
-        env=os.environ | environment() | {"LAKE_BRANCH": ref},
-        capture_output=True,
-        text=True,
-    )
-
-
 def built_last(project: Path) -> set[str]:
     """What dbt has built last."""
     results = json.loads((project / "target" / "run_results.json").read_text())["results"]
@@ -243,7 +227,7 @@ def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_cod
         for node in project.nodes.values():
             stale |= {node.name} if node.parent in stale else set()
         if chance.random() < 0.3:
-            built = plain_dbt(project.project, ref)
+            built = dbt("build", "--target", "trino", on=ref, project=project.project)
             assert built.returncode == 0, f"{action}: {built.stdout}"
             stale = set()
         done = lake("--branch", ref, "build", "--target", "trino")

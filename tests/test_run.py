@@ -114,11 +114,11 @@ def test_a_run_beside_a_run_is_told_to_wait(demo: str) -> None:
     assert "another `lake run` is at work" in done.stderr
 
 
-def dbt(*arguments: str, on: str) -> "subprocess.CompletedProcess[str]":
+def dbt(*arguments: str, on: str, project: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
     """Run dbt as an analyst does, on a branch."""
     return subprocess.run(
         [Path(sys.executable).with_name("dbt"), *arguments],
-        cwd=PROJECT,
+        cwd=project,
         env=os.environ | environment() | {"LAKE_BRANCH": on},
         capture_output=True,
         text=True,

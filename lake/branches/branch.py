@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -155,7 +155,10 @@ def end(name: str, access_key: str | None) -> None:
     """After a ref has left the catalog: take its key, and have Trino forget it."""
     catalog.open_catalog.cache_clear()
     if access_key:
-        object_store.remove_key(access_key)
+        from minio.error import MinioAdminException  # slow to import
+
+        with suppress(MinioAdminException):  # it may have expired
+            object_store.remove_key(access_key)
     if listens("trino"):
         trino.drop_catalog(name)
 

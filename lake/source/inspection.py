@@ -42,18 +42,18 @@ class Trouble:
     misses_changes: bool = False
 
     @property
-    def mend(self) -> str:
-        """What to do about it, as it is typed."""
-        again = f" --again {quote(self.table)}" if self.misses_changes and self.remedy else ""
+    def instruction(self) -> str:
+        """What to do about it, as commands to paste."""
         if self.remedy:
+            again = f" --again {quote(self.table)}" if self.misses_changes else ""
             return f"run `{'; '.join(self.remedy)}`, then `lake ingest{again}`"
         if self.is_routine:
             return "run `lake ingest`"
         return "correct its declaration, then run `lake ingest`"
 
     def __str__(self) -> str:
-        run = f": {self.mend}" if self.remedy or self.is_routine else ""
-        return f"{self.table} {self.what}{run}"
+        said = f"{self.table} {self.what}"
+        return f"{said}: {self.instruction}" if self.remedy or self.is_routine else said
 
 
 @dataclass(frozen=True)

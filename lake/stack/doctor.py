@@ -22,12 +22,12 @@ LATE_SECONDS = 120
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at; `mend` says what to do where it is not well."""
+    """One thing looked at; `remedy` says what to do where it is not well."""
 
     what: str
     well: bool
     detail: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def examine() -> Iterator[Finding]:
@@ -129,8 +129,8 @@ def _tables() -> Iterator[Finding]:
     if not troubles:
         yield Finding("tables", True, "all that are declared are captured")
     for trouble in troubles:
-        mend = "run `lake ingest`" if trouble.is_routine else trouble.mend
-        yield Finding("tables", False, f"{trouble.table} {trouble.what}", mend)
+        remedy = "run `lake ingest`" if trouble.is_routine else trouble.instruction
+        yield Finding("tables", False, f"{trouble.table} {trouble.what}", remedy)
 
 
 def _completeness() -> Iterator[Finding]:

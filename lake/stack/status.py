@@ -9,13 +9,13 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from lake import lag, source
+from lake import lag
 from lake.catalog import catalog
 from lake.errors import LakeError
 from lake.lag import Lag
 from lake.settings import LAYERS, settings
 from lake.source import inspection
-from lake.stack import lifecycle, supervisor
+from lake.stack import capture, lifecycle, supervisor
 from lake.stack.program import Program
 from lake.stack.supervisor import Process
 
@@ -73,12 +73,11 @@ def status() -> Status:
 def suspended() -> list[str]:
     """The tables of the source that are not captured, and why; nothing where it can't be asked."""
     try:
-        with source.connect() as connection:
-            missed = lag.missed(source.slot(connection))
-        every = [f"every table: {missed}"] if missed else []
-        return [*every, *map(str, inspection.suspended())]
+        troubles = list(map(str, inspection.suspended()))
     except LakeError:
         return []
+    missed = capture.missed()
+    return [f"every table: {missed}", *troubles] if missed else troubles
 
 
 def _part(program: Program, process: Process | None) -> PartStatus:

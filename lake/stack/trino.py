@@ -1,7 +1,6 @@
 """Trino: SQL for people. One small node that coordinates and works."""
 
 import json
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -142,7 +141,6 @@ def ask(query: str) -> list[list[Any]]:
 
 def describe(query: str) -> tuple[list[str], list[list[Any]]]:
     """The columns' names and the rows that Trino answers, on this process's branch."""
-    logging.getLogger("trino").setLevel(logging.WARNING)  # it tells what is not installed
     from trino.dbapi import connect  # slow to import
 
     host, port, branch = settings().host, settings().ports.trino, settings().branch

@@ -25,7 +25,7 @@ def answers(value: object) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "mend"),
+    ("trouble", "remedy"),
     [
         (HIDDEN, "run `alter role capture bypassrls`, then `lake ingest`"),
         (MISSED, "run `a; b`, then `lake ingest --again public.loan`"),
@@ -34,11 +34,11 @@ def answers(value: object) -> Callable[[], object]:
     ],
 )
 def test_a_table_that_is_not_captured_is_a_finding_with_what_to_do(
-    trouble: Trouble, mend: str, monkeypatch: pytest.MonkeyPatch
+    trouble: Trouble, remedy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(inspection, "suspended", answers((trouble,)))
     (found,) = doctor._tables()
-    assert (found.well, found.mend) == (False, mend)
+    assert (found.well, found.remedy) == (False, remedy)
     assert found.detail == f"public.loan {trouble.what}"
 
 
