@@ -1,14 +1,18 @@
 """Capture, beside Flink CDC and the floor: a backlog drained, and freshness at a steady rate.
 
-    uv run python -m benchmarks.capture                       # 600,000 changes a shape
-    uv run python -m benchmarks.capture --changes 1000000 --seconds 60
+    uv run python -m benchmarks.capture                       # 1,000,000 changes a shape
+    uv run python -m benchmarks.capture --changes 100000 --seconds 10
 
-It has a stack of its own in `.lake-bench/capture`. Every contender drains the same changes of the
+It has a stack of its own in `.lake-bench/capture`. Every contender drains as many changes of the
 loan table (17 columns, both images) from a slot of its own: ours; Flink CDC 3.5 into Iceberg
-(`flink_cdc.py`); and the floor, which is Postgres decoding the same changes to nowhere. A job is
+(`flink_cdc.py`); and the floor, which is Postgres decoding such changes to nowhere. A job is
 started and idle before the backlog is written, stopped meanwhile (SIGSTOP), and measured from the
-moment it goes on until its table holds all of it. What ours has landed is compared with the source
-by `lake verify --bronze`.
+moment it goes on until its table holds all of it. Then both follow a source that writes at rising
+rates.
+
+At the end `lake verify --bronze` compares what ours has landed, of all that was written, with the
+source; and what each of the peer's tables holds is compared with ours, change by change, image by
+image.
 """
 
 import json
@@ -36,13 +40,17 @@ from lake.settings import ROOT
 LOANS = 45_000
 SIZES = {"1 row": 1, "1,000 rows": 1_000, "all rows": 0}
 """Shapes of transactions: so many updates each, or all in one."""
-RATES = (500, 2_000)
+RATES = (500, 2_000, 10_000, 40_000)
+TRANSACTIONS = 50
+"""A second, at a steady rate."""
 CDC_JARS = {
     "org.apache.flink:flink-sql-connector-postgres-cdc:3.5.0": (
         "8c5b78d279a51676ad27e9730db37477c1cbf6691dd2382c6fa653b3fe293262"
     ),
 }
 PATIENCE_SECONDS = 900
+DRAIN = ("SECONDS", "CHANGES/s", "CPU s/M", "SOURCE CPU s/M", "PEAK MiB")
+FRESHNESS = ("RATE", "WRITTEN/s", "P50 s", "P99 s", "MAX s", "BEHIND s", "CORES", "PEAK MiB")
 console = Console(width=110)
 
 
@@ -151,6 +159,15 @@ def ours(where: Path) -> Iterator[Job]:
         yield job
     finally:
         job.end()
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A table of Flink CDC's, and between which LSNs of the source its changes were committed."""
+
+    table: str
+    after_lsn: int
+    upto_lsn: int
 
 
 @contextmanager
@@ -329,30 +346,41 @@ def emit() -> None:
         connection.execute("select pg_logical_emit_message(true, 'bench', '')")
 
 
-def drain_cdc(where: Path, changes: int, size: int) -> Drain:
-    from lake.catalog import catalog
+def drain_cdc(where: Path, changes: int, size: int) -> tuple[Drain, Peer]:
+    table = f"bronze.changes_cdc_{size}"
+    with peer_at_work(where, table) as (job, after_lsn):
+        job.send(signal.SIGSTOP)
+        lsn = write(changes, size)
+        emit()
+        before = job.cpu_seconds(), source_cpu()
+        job.send(signal.SIGCONT)
+        began = time.perf_counter()
+        wait_for(lambda: landed(table) >= changes + 1)
+        return cost(job, changes, began, before), Peer(table, after_lsn, lsn)
 
-    slot, table = "bench_cdc", "bronze.changes_cdc"
+
+@contextmanager
+def peer_at_work(where: Path, table: str) -> Iterator[tuple[Job, int]]:
+    """Flink CDC at work, and the LSN that it began after: it has landed one change since."""
+    slot = "bench_cdc"
     make_slot(slot)
     make_cdc_table(table)
-
-    def landed() -> int:
-        snapshot = catalog("ingest").load_table(table).current_snapshot()
-        return int((snapshot and snapshot.summary and snapshot.summary["total-records"]) or 0)
-
     try:
+        after_lsn = write(0, 1)
         with flink_cdc(where, slot, table) as job:
             write(1, 1)
-            wait_for(lambda: landed() >= 1)
-            job.send(signal.SIGSTOP)
-            write(changes, size)
-            before = job.cpu_seconds(), source_cpu()
-            job.send(signal.SIGCONT)
-            began = time.perf_counter()
-            wait_for(lambda: landed() >= changes + 1)
-            return cost(job, changes, began, before)
+            wait_for(lambda: landed(table) >= 1)
+            yield job, after_lsn
     finally:
         drop_slot(slot)
+
+
+def landed(table: str) -> int:
+    """How many changes a table of the peer's holds."""
+    from lake.catalog import catalog
+
+    snapshot = catalog("ingest").load_table(table).current_snapshot()
+    return int((snapshot and snapshot.summary and snapshot.summary["total-records"]) or 0)
 
 
 def cost(job: Job, changes: int, began: float, before: tuple[float, float]) -> Drain:
@@ -442,112 +470,226 @@ def make_cdc_table(name: str) -> None:
 # -- a steady rate ---------------------------------------------------------------------------------
 
 
-def freshness(where: Path, rate: int, seconds: int) -> list[str]:
-    """Commit to visible in Trino, at so many changes a second; p50, p99, and what kept up."""
+def freshness(job: Job, newest: str, rate: int, seconds: int) -> list[str]:
+    """Commit to visible in Trino, at so many changes a second; and whether the job keeps up.
+
+    `newest` is the query for the time of the newest commit that the job's table holds.
+    """
     from trino.dbapi import connect
 
-    from lake import lag
     from lake.demo.run import source
     from lake.settings import settings
 
     commits: list[float] = []
     seen: list[tuple[float, float]] = []
     stop = threading.Event()
+    rows = rate // TRANSACTIONS
 
     def write_on() -> None:
         with source() as connection:
+            connection.execute("set synchronous_commit = off")
             began, number = time.time(), 0
             while not stop.is_set():
+                first = 1 + number % (LOANS - rows)
                 connection.execute(
                     "update loan set credit_score = 300 + (credit_score + 1) %% 500"
-                    " where loan_id between %s and %s",
-                    [1 + number % 40_000, 10 + number % 40_000],
+                    " where loan_id >= %s and loan_id < %s",
+                    [first, first + rows],
                 )
                 commits.append(time.time())
-                number += 10
+                number += rows
                 time.sleep(max(0.0, began + number / rate - time.time()))
 
     def look_on() -> None:
         with connect(
             host=settings().host, port=settings().ports.trino, user="bench", catalog="lake"
         ) as trino:
-            while not stop.is_set():
-                rows = trino.cursor().execute(
-                    "select value from bronze.\"changes$properties\" where key = 'lake.complete-at'"
-                )
-                (value,) = rows.fetchone() or (None,)
+            while not (stop.is_set() and seen and seen[-1][1] >= commits[-1]):
+                (value,) = trino.cursor().execute(newest).fetchone() or (None,)
                 if value:
                     at = datetime.fromisoformat(value).astimezone(UTC).timestamp()
                     seen.append((time.time(), at))
 
-    with ours(where) as job:
-        lag.catch_up(PATIENCE_SECONDS)
-        threads = [threading.Thread(target=run) for run in (write_on, look_on)]
-        for thread in threads:
-            thread.start()
-        time.sleep(5)
-        used, first = job.cpu_seconds(), len(commits)
-        time.sleep(seconds)
-        used = job.cpu_seconds() - used
-        written = 10 * (len(commits) - first)
-        time.sleep(3)
-        stop.set()
-        for thread in threads:
-            thread.join()
-    waits, look = [], iter(seen)
-    moment, complete = next(look)
-    for commit in commits[first:]:
+    threads = [threading.Thread(target=run, daemon=True) for run in (write_on, look_on)]
+    for thread in threads:
+        thread.start()
+    time.sleep(5)
+    used, first = job.cpu_seconds(), len(commits)
+    time.sleep(seconds)
+    used, last = job.cpu_seconds() - used, len(commits)
+    behind = time.time() - seen[-1][1]
+    stop.set()
+    threads[0].join()
+    write(1, 1)  # as of which the last one before has been seen
+    threads[1].join(PATIENCE_SECONDS)
+    waits, looks = [], iter(seen)
+    moment, complete = next(looks)
+    for commit in commits[first:last]:
         while complete < commit:
-            found = next(look, None)
-            if found is None:
-                break
-            moment, complete = found
-        else:
-            waits.append(moment - commit)
+            moment, complete = next(looks)
+        waits.append(moment - commit)
     percentiles = statistics.quantiles(waits, n=100)
     return [
         f"{rate:,}",
-        f"{written / seconds:,.0f}",
+        f"{rows * (last - first) / seconds:,.0f}",
         f"{percentiles[49]:.2f}",
         f"{percentiles[98]:.2f}",
         f"{max(waits):.2f}",
+        f"{behind:.1f}",
         f"{used / seconds:.2f}",
         f"{job.peak_bytes / 1024**2:,.0f}",
     ]
 
 
-def file_sizes() -> str:
+OURS_NEWEST = "select value from bronze.\"changes$properties\" where key = 'lake.complete-at'"
+
+
+def cdc_newest(table: str) -> str:
+    name = table.removeprefix("bronze.")
+    return f'select cast(data.committed_at.max as varchar) from bronze."{name}$partitions"'
+
+
+def follow_ours(where: Path, seconds: int) -> list[list[str]]:
+    from lake import lag
+
+    with ours(where) as job:
+        lag.catch_up(PATIENCE_SECONDS)
+        return [freshness(job, OURS_NEWEST, rate, seconds) for rate in RATES]
+
+
+def follow_cdc(where: Path, seconds: int) -> tuple[list[list[str]], Peer]:
+    table = "bronze.changes_cdc_steady"
+    with peer_at_work(where, table) as (job, after_lsn):
+        rows = [freshness(job, cdc_newest(table), rate, seconds) for rate in RATES]
+        lsn = write(0, 1)
+        time.sleep(5)  # the last one's checkpoint
+        return rows, Peer(table, after_lsn, lsn)
+
+
+# -- what was landed -------------------------------------------------------------------------------
+
+
+def wrong(one: Peer) -> list[str]:
+    """How the peer's changes differ from ours of the same commits, image by image."""
+    from trino.dbapi import connect
+
+    from lake.manifest import source_tables
+    from lake.settings import settings
+
+    (loan,) = (table for table in source_tables() if table.qualified == "public.loan")
+
+    def image(text: str, path: str, *, is_ours: bool) -> str:
+        """A hash of a row, whose values the two write in words of their own."""
+        values = []
+        for column in loan.columns:
+            value = f"json_extract_scalar({text}, '$.{path}{column.name}')"
+            if column.type.startswith("timestamp"):
+                value = (
+                    f"cast(replace({value}, '+00', ' UTC') as timestamp(6) with time zone)"
+                    if is_ours
+                    else f"from_iso8601_timestamp_nanos({value})"
+                )
+                value = f"to_unixtime({value})"
+            elif column.type == "boolean":
+                value = f"substr({value}, 1, 1)"
+            elif column.type != "text":
+                value = f"cast({value} as double)"
+            values.append(f"coalesce(cast({value} as varchar), '')")
+        return f"xxhash64(to_utf8(concat_ws('|', {', '.join(values)})))"
+
+    query = f"""
+        with ours as (
+            select
+                json_extract_scalar("after", '$.loan_id') as loan_id,
+                {image('"before"', "", is_ours=True)} as old,
+                {image('"after"', "", is_ours=True)} as new
+            from bronze.changes
+            where source_table = 'public.loan'
+                and commit_lsn > {one.after_lsn} and commit_lsn <= {one.upto_lsn}
+        ),
+        theirs as (
+            select
+                json_extract_scalar(envelope, '$.after.loan_id') as loan_id,
+                {image("envelope", "before.", is_ours=False)} as old,
+                {image("envelope", "after.", is_ours=False)} as new
+            from {one.table}
+        ),
+        changes as (
+            select coalesce(sum(greatest(o - t, 0)), 0) as lost,
+                coalesce(sum(greatest(t - o, 0)), 0) as doubled
+            from (
+                select loan_id, sum(o) as o, sum(t) as t from (
+                    select loan_id, 1 as o, 0 as t from ours
+                    union all select loan_id, 0, 1 from theirs
+                ) group by loan_id
+            )
+        ),
+        images as (
+            select coalesce(sum(greatest(t - o, 0)), 0) as other
+            from (
+                select loan_id, old, new, sum(o) as o, sum(t) as t from (
+                    select loan_id, old, new, 1 as o, 0 as t from ours
+                    union all select loan_id, old, new, 0, 1 from theirs
+                ) group by loan_id, old, new
+            )
+        )
+        select (select count(*) from ours), lost, doubled, other from changes cross join images
+    """
+    host, port = settings().host, settings().ports.trino
+    with connect(host=host, port=port, user="bench", catalog="lake") as trino:
+        found = trino.cursor().execute(query).fetchone()
+    return [f"{number:,}" for number in found]
+
+
+def file_sizes(table: str) -> str:
     from lake.catalog import catalog
 
-    files = catalog().load_table("bronze.changes").inspect.files().to_pylist()
+    files = catalog().load_table(table).inspect.files().to_pylist()
     sizes = [file["file_size_in_bytes"] for file in files]
-    return f"{len(sizes):,} files, median {statistics.median(sizes) / 1024:,.0f} KiB"
+    return f"{table}: {len(sizes):,} files, median {statistics.median(sizes) / 1024:,.0f} KiB"
 
 
-def main(changes: int = 600_000, seconds: int = 30, peer: bool = True) -> None:
+def main(changes: int = 1_000_000, seconds: int = 30, peer: bool = True) -> None:
     """Measure, and print each table as soon as it is known."""
     where = use_installation()
+    from lake import lag
     from lake.stack import lifecycle, supervisor
 
+    peers: list[Peer] = []
     try:
         prepare()
-        headings = ("SECONDS", "CHANGES/s", "CPU s/M", "SOURCE CPU s/M", "PEAK MiB")
         for name, size in SIZES.items():
-            table = Table("", *headings, title=f"{changes:,} changes, {name} a transaction")
+            table = Table("", *DRAIN, title=f"{changes:,} changes, {name} a transaction")
             table.add_row("floor", *drain_floor(changes, size).row())
             table.add_row("ours", *drain_ours(where, changes, size).row())
             if peer:
-                table.add_row("Flink CDC 3.5", *drain_cdc(where, changes, size).row())
+                drain, held = drain_cdc(where, changes, size)
+                peers.append(held)
+                table.add_row("Flink CDC 3.5", *drain.row())
             console.print(table)
-        table = Table("RATE", "WRITTEN/s", "P50 s", "P99 s", "MAX s", "CPU cores", "PEAK MiB")
-        for rate in RATES:
-            table.add_row(*freshness(where, rate, seconds))
+        table = Table("", *FRESHNESS, title="commit to visible in Trino")
+        for row in follow_ours(where, seconds):
+            table.add_row("ours", *row)
+        sizes = [file_sizes("bronze.changes")]
+        if peer:
+            rows, held = follow_cdc(where, seconds)
+            peers.append(held)
+            for row in rows:
+                table.add_row("Flink CDC 3.5", *row)
+            sizes += [file_sizes(one.table) for one in peers]
         console.print(table)
-        console.print(f"bronze.changes: {file_sizes()}")
+        console.print("\n".join(sizes))
         supervisor.start_program("capture")
         done = subprocess.run([Path(sys.executable).with_name("lake"), "verify", "--bronze"])
         if done.returncode:
             raise typer.Exit(done.returncode)
+        lag.catch_up(PATIENCE_SECONDS)
+        table = Table(
+            "", "CHANGES", "LOST", "DOUBLED", "OTHER IMAGES", title="Flink CDC 3.5 against ours"
+        )
+        for one in peers:
+            table.add_row(one.table, *wrong(one))
+        console.print(table)
     finally:
         lifecycle.down()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.sql import SqlCatalog
+from pyiceberg.table import Table
 
 from lake.credentials import Role, credentials
 from lake.errors import LakeError
@@ -195,6 +196,17 @@ def open_catalog(branch: str, role: Role | None = None) -> Catalog:
     """
     opened = access(branch, role)
     return SqlCatalog(opened.branch, **for_pyiceberg(opened))
+
+
+def row_count(table: Table) -> int:
+    """How many rows a table has, from its metadata alone."""
+    snapshot = table.current_snapshot()
+    summary = snapshot.summary if snapshot else None
+    records, deleted = (
+        int((summary[key] if summary else None) or 0)
+        for key in ("total-records", "total-position-deletes")
+    )
+    return records - deleted
 
 
 def create() -> None:

@@ -597,16 +597,47 @@ def diff(
 
 
 @cli.command(rich_help_panel=BRANCHES)
-def publish(name: Name) -> None:
-    """Move all that a branch changed to `lake`, at once, or nothing. The branch ends."""
-    from lake import provenance
+def publish(
+    name: Name,
+    unvalidated: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="publish what did not pass, too; the reason is kept"),
+    ] = None,
+) -> None:
+    """Move all that a branch changed to `lake`, at once, or nothing. The branch ends.
+
+    What has not passed its expectations yet is judged first. Exits 1 where one failed.
+    """
     from lake.branches import publish as publishing
     from lake.manifest import manifest_text
     from lake.stack.program import require
+    from quality import validations
 
     require("postgres", "minio")
-    made = publishing.publish(name, manifest_text(), provenance.project())
+    project = validations.project()
+    if unvalidated is None and (waiting := validations.missing(name, project)):
+        _judge(name, {table.partition(".")[0] for table in waiting})
+    made = publishing.publish(name, manifest_text(), project, reason=unvalidated)
     err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
+
+
+def _judge(name: str, layers: set[str]) -> None:
+    """Judge what of a branch has not passed yet; how many rows it should have is not asked."""
+    from lake.settings import on_branch
+    from lake.stack.program import require
+    from quality.finding import Report
+    from quality.gate import validate
+
+    require("spark")
+    with err.status("judging") as doing, on_branch(name):
+        judged = validate(
+            [layer for layer in LAYERS if layer in layers],
+            lambda _, table: doing.update(f"judging {table}"),
+            only_what_moved=True,
+        )
+    expected = Report(tuple(one for one in judged.findings if one.kind == "expectation"))
+    _warn(expected)
+    expected.enforce()
 
 
 @cli.command(rich_help_panel=BRANCHES)
@@ -654,6 +685,7 @@ def log(
         style = None if one.is_kept else "dim"
         code, lsn = one.code_version or "", f"{one.lsn:,}" if one.lsn else ""
         tables = str(len(one.tables))
+        what += "".join(f"\n[yellow]unvalidated[/] {escape(why)}" for why in one.exceptions)
         listed.add_row(str(one.id), at, one.author, what, code, as_of, lsn, tables, style=style)
     out.print(listed)
 

@@ -34,6 +34,7 @@ class Result:
     `kind` is model, test, expectation, freshness or volume; `status` is pass, warn, fail, error or
     skipped. `value` is what of it is a number: rows of a model or a table, failures of a test, rows
     that an expectation does not hold for, seconds of age. `seconds` is how long it took.
+    `judged_by` is the run that found it, where a later one took it over: nothing had moved.
     """
 
     kind: str
@@ -46,12 +47,13 @@ class Result:
     observed: str | None = None
     value: float | None = None
     seconds: float | None = None
+    judged_by: str | None = None
 
 
 _TYPES = {"recorded_at": TimestamptzType(), "value": DoubleType(), "seconds": DoubleType()}
 _COLUMNS = (
     *("run_id", "recorded_at", "kind", "layer", "table_name", "column_name", "name"),
-    *("status", "expected", "observed", "value", "seconds"),
+    *("status", "expected", "observed", "value", "seconds", "judged_by"),
 )
 SCHEMA = Schema(
     *(
@@ -75,6 +77,9 @@ def record(run_id: str, results: Sequence[Result]) -> None:
         table = opened.create_table_if_not_exists(
             TABLE, SCHEMA, properties={"write.metadata.previous-versions-max": "100"}
         )
+        if table.schema().column_names != SCHEMA.column_names:  # of a lake from before
+            with table.update_schema() as change:
+                change.union_by_name(SCHEMA)
         table.append(rows)
     except (CommitFailedException, OSError, SQLAlchemyError) as error:
         said = str(error).strip().splitlines()[0]

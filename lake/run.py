@@ -15,7 +15,7 @@ from lake.errors import LakeError
 from lake.manifest import manifest_text
 from lake.results import Result
 from lake.settings import LAYERS, TRUNK, on_branch
-from quality import gate
+from quality import gate, gx, validations
 from quality.finding import Report
 
 PREFIX, RUNNING = "run_", "running"
@@ -62,20 +62,20 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
         try:
             with on_branch(name):
                 say(f"building on {name}")
-                gate.prepare()
+                gx.prepare()
                 try:
                     whole = set(LAYERS) <= set(layers)
                     build(["--quiet", *NO_UNIT_TESTS, *options], say, found, gate_follows=whole)
                     _trace(say)
                     say("judging")
-                    judged = gate.validate(layers)
+                    judged = gate.validate(layers, only_what_moved=True)
                 except LakeError:
                     _record_failure(name, found, say)
                     raise
                 results.record(name, found + [finding.result for finding in judged.findings])
                 judged.enforce()
             published = publish.publish(
-                name, manifest_text(), provenance.project(), is_whole=not selects(options)
+                name, manifest_text(), validations.project(), is_whole=not selects(options)
             )
         except LakeError as error:
             branch.show_in_trino(name)

@@ -4,10 +4,8 @@ Columns, keys and freshness are the contract's. By hand: how far behind capture 
 can't be captured, and values that its types can't hold, are told, and keep nobody else waiting.
 """
 
-from great_expectations.expectations.expectation import Expectation
-
 from lake.manifest import manifest, source_tables
-from quality.suite import Suite, between, key, none, one_of, present
+from quality.suite import Expectation, Suite, between, key, none, one_of, present
 
 BEHIND_BYTES = 256 * 1024**2
 

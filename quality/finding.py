@@ -11,7 +11,8 @@ class Finding:
     """One expectation of a table, and what was found.
 
     `status` is pass, warn, fail or error; `kind` is expectation, freshness or volume; `value` is
-    what was found as a number, where it is one.
+    what was found as a number, where it is one. `judged_by` names the branch whose run or check has
+    found it, where it was taken over.
     """
 
     layer: str
@@ -23,6 +24,7 @@ class Finding:
     observed: str
     kind: str = "expectation"
     value: float | None = None
+    judged_by: str | None = None
 
     def __str__(self) -> str:
         return f"{self.table}: expected that {self.expectation}; found {self.observed}"
@@ -40,6 +42,7 @@ class Finding:
             expected=self.expected,
             observed=self.observed,
             value=self.value,
+            judged_by=self.judged_by,
         )
 
 

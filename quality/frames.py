@@ -1,7 +1,9 @@
 """The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
 
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 from psycopg import sql
 from pyspark.errors import AnalysisException
@@ -66,16 +68,17 @@ def bronze() -> dict[str, DataFrame]:
     troubles = suspended()
     ailing = {trouble.table for trouble in troubles}
     well = [table for table in declared if table.qualified not in ailing]
-    snapshots = {table.qualified: snapshot(table) for table in declared}
-    loaded = {table.bronze: snapshots[table.qualified].rows for table in declared}
-    counted = rows(snapshots, well)
+    taken = snapshots(declared)
+    loaded = {table.bronze: taken[table.qualified].rows for table in declared}
+    in_source = count_source(well)
     # A suspended table's changes are not judged: those that wait may lack their key.
-    landed = changes(_standing(), well, {name: one.lsn for name, one in snapshots.items()})
+    landed = changes(_standing(), well, {name: one.lsn for name, one in taken.items()})
+    landed.persist()  # many small files, which all of the following read
     return loaded | {
-        "bronze.changes": landed.drop("row"),
+        "bronze.changes": landed,
         "bronze.columns": columns(loaded, well),
-        "bronze.rows": counted,
-        "bronze.unheld": unheld(loaded, landed, declared),
+        "bronze.rows": rows(in_source, taken, landed),
+        "bronze.unheld": unheld(taken, landed, declared),
         "bronze.tables": spark().createDataFrame(
             [(trouble.table, str(trouble)) for trouble in troubles],
             "source_table string, trouble string",
@@ -94,32 +97,55 @@ def _standing() -> DataFrame:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A bulk load: as of which LSN, 0 where there was none; how many rows it has, and which."""
+    """A bulk load: as of which LSN, 0 where there was none; its rows, how many they are, and how
+    many of them have values that their types can't hold."""
 
     lsn: int
     counted: int
+    unheld: int
     rows: DataFrame
 
 
-def snapshot(declared: SourceTable) -> Snapshot:
-    """The newest bulk load of a table. One of no rows is a single row in bronze (`NO_ROW`)."""
-    table = read(declared.bronze)
+def snapshots(declared: Sequence[SourceTable]) -> dict[str, Snapshot]:
+    """The newest bulk load of each table, by its name at the source: counted in one statement.
+
+    One of no rows is a single row in bronze (`NO_ROW`).
+    """
+    tables = {table.qualified: read(table.bronze) for table in declared}
     is_row = f.coalesce(f.col("_unheld") != NO_ROW, f.lit(True))
-    counts = table.groupBy("_snapshot_lsn").agg(f.count_if(is_row).alias("counted"))
-    newest = counts.orderBy(f.desc("_snapshot_lsn")).first()
-    if newest is None:
-        return Snapshot(0, 0, table)
-    rows = table.where((f.col("_snapshot_lsn") == newest._snapshot_lsn) & is_row)
-    return Snapshot(newest._snapshot_lsn, newest.counted, rows)
+    loads = [
+        table.groupBy("_snapshot_lsn").agg(
+            f.lit(name).alias("name"),
+            f.count_if(is_row).alias("counted"),
+            f.count_if(is_row & f.col("_unheld").isNotNull()).alias("unheld"),
+        )
+        for name, table in tables.items()
+    ]
+    found = reduce(DataFrame.union, loads).orderBy("_snapshot_lsn").collect() if loads else ()
+    newest = {load.name: load for load in found}
+    return {
+        name: Snapshot(
+            load._snapshot_lsn,
+            load.counted,
+            load.unheld,
+            table.where((f.col("_snapshot_lsn") == load._snapshot_lsn) & is_row),
+        )
+        if (load := newest.get(name))
+        else Snapshot(0, 0, 0, table)
+        for name, table in tables.items()
+    }
 
 
 _TEXTS = "map<string,string>"
 """A row image, or `_unheld`, in Spark's words: the texts of values by the source's columns."""
 
 
-def changes(table: DataFrame, declared: list[SourceTable], snapshots: dict[str, int]) -> DataFrame:
+def changes(
+    table: DataFrame, declared: Sequence[SourceTable], snapshots: Mapping[str, int]
+) -> DataFrame:
     """The landed changes: what each is, whether it has the declared key of its row, and whether it
-    was committed after its table's snapshot, whose LSN is in `snapshots`; with the row, as JSON."""
+    was committed after its table's snapshot, whose LSN is in `snapshots`; with the row, as JSON, if
+    a value of it may be one that its type can't hold."""
     is_since = f.lit(False)
     for name, lsn in snapshots.items():
         is_since = is_since | ((f.col("source_table") == name) & (f.col("commit_lsn") >= lsn))
@@ -140,7 +166,7 @@ def changes(table: DataFrame, declared: list[SourceTable], snapshots: dict[str, 
         "op",
         (has_key | f.col("op").isin("t", "m")).alias("has_key"),
         is_since.alias("is_since_snapshot"),
-        row.alias("row"),
+        f.when(is_since & row.rlike(_PERHAPS_OUTSIDE), row).alias("perhaps_unheld"),
     )
 
 
@@ -151,27 +177,27 @@ _PERHAPS_OUTSIDE = r'"(NaN|-?[Ii]nfinity|[^"]* BC|\d{5,}-[^"]*)"'
 
 
 def unheld(
-    loaded: dict[str, DataFrame], landed: DataFrame, declared: list[SourceTable]
+    taken: Mapping[str, Snapshot], landed: DataFrame, declared: Sequence[SourceTable]
 ) -> DataFrame:
     """How many values of which column are null in the lake, since its type can't hold them."""
+    perhaps = landed.where("perhaps_unheld is not null")
+    suspect = {row.source_table for row in perhaps.select("source_table").distinct().collect()}
+    suspect |= {name for name, load in taken.items() if load.unheld}
     found = []
     for table in declared:
         bounded = [c for c in table.columns if _is_bounded(c.type)]
-        if not bounded:
+        if table.qualified not in suspect or not bounded:
             continue
-        texts = f.from_json("_unheld", _TEXTS)
-        in_bulk = loaded[table.bronze].where("_unheld is not null").select(texts.alias("texts"))
-        in_changes = landed.where(
-            (f.col("source_table") == table.qualified)
-            & f.col("is_since_snapshot")
-            & f.col("row").rlike(_PERHAPS_OUTSIDE)
-        ).select(f.from_json("row", _TEXTS).alias("texts"))
-        texts_of = in_bulk.union(in_changes)
+        texts = f.from_json("_unheld", _TEXTS).alias("texts")
+        in_bulk = taken[table.qualified].rows.where("_unheld is not null").select(texts)
+        in_changes = perhaps.where(f.col("source_table") == table.qualified).select(
+            f.from_json("perhaps_unheld", _TEXTS).alias("texts")
+        )
         counts = [
-            f.count_if(f.col("texts").getItem(column.source_name).rlike(_OUTSIDE))
-            for column in bounded
+            f.count_if(f.col("texts").getItem(column.source_name).rlike(_OUTSIDE)).alias(f"n{i}")
+            for i, column in enumerate(bounded)
         ]
-        (row,) = texts_of.agg(*(count.alias(f"n{i}") for i, count in enumerate(counts))).collect()
+        (row,) = in_bulk.union(in_changes).agg(*counts).collect()
         found += [
             (table.qualified, column.name, int(count))
             for column, count in zip(bounded, row, strict=True)
@@ -197,34 +223,34 @@ def columns(loaded: dict[str, DataFrame], declared: list[SourceTable]) -> DataFr
     )
 
 
-def rows(snapshots: dict[str, Snapshot], declared: list[SourceTable]) -> DataFrame:
-    """How many rows each table has at one LSN, at the source and in bronze.
+@dataclass(frozen=True)
+class AtSource:
+    """The rows of each table that the transactions before an LSN have made, which bronze has now.
 
-    Where that can't be counted, since transactions stay open at the source or capture does not come
-    as far, the counts are null, and `trouble` says why.
+    Of each None where they can't be counted: `trouble` says why.
+    """
+
+    lsn: int
+    counted: Mapping[str, int | None]
+    trouble: str | None = None
+
+
+def count_source(declared: Sequence[SourceTable]) -> AtSource:
+    """Count the source's rows, and wait for bronze to have them.
+
+    Transactions may stay open at the source, or capture not come as far.
     """
     try:
-        lsn, in_source = _count_source(declared)
+        counted = _count_source(declared)
         lag.catch_up(PATIENCE_SECONDS)
     except LakeError as error:
-        counted: list[tuple[object, ...]] = [
-            (t.qualified, None, None, str(error)) for t in declared
-        ]
-    else:
-        landed = _standing().where(f.col("commit_lsn") < lsn)
-        counted = [
-            (name, there, _count_bronze(snapshots[name], landed, name), None)
-            for name, there in in_source.items()
-        ]
-    return spark().createDataFrame(
-        counted, "source_table string, in_source bigint, in_bronze bigint, trouble string"
-    )
+        return AtSource(0, {table.qualified: None for table in declared}, str(error))
+    return counted
 
 
-def _count_source(declared: list[SourceTable]) -> tuple[int, dict[str, int]]:
-    """An LSN, and the rows of each table that the transactions before it have made."""
+def _count_source(declared: Sequence[SourceTable]) -> AtSource:
     slot = f"{settings().source.slot}_{secrets.token_hex(6)}"
-    counted = {}
+    counted: dict[str, int | None] = {}
     with (
         source.exported_snapshot(slot, is_temporary=True, seconds=PATIENCE_SECONDS) as made,
         source.connect() as connection,
@@ -241,22 +267,41 @@ def _count_source(declared: list[SourceTable]) -> tuple[int, dict[str, int]]:
             query = sql.SQL("select count(*) from {}{}").format(only, from_)
             (count,) = connection.execute(query).fetchone() or (0,)
             counted[table.qualified] = int(count)
-    return lsn, counted
+    return AtSource(lsn, counted)
 
 
-def _count_bronze(taken: Snapshot, landed: DataFrame, name: str) -> int:
-    """The rows of a table: of its snapshot, and what changes added since, or since a TRUNCATE."""
-    mine = landed.where((f.col("source_table") == name) & (f.col("commit_lsn") >= taken.lsn))
-    position = f.struct("commit_lsn", "ordinal")
-    (emptied,) = mine.where("op = 't'").agg(f.max(position).alias("last")).collect()
-    counted = taken.counted
-    if emptied.last:
-        counted, (lsn, ordinal) = 0, emptied.last
-        since = (f.col("commit_lsn") == lsn) & (f.col("ordinal") > ordinal)
-        mine = mine.where((f.col("commit_lsn") > lsn) | since)
-    added = f.when(f.col("op") == "c", 1).when(f.col("op") == "d", -1).otherwise(0)
-    (row,) = mine.agg(f.coalesce(f.sum(added), f.lit(0)).alias("added")).collect()
-    return counted + int(row.added)
+def rows(there: AtSource, taken: Mapping[str, Snapshot], landed: DataFrame) -> DataFrame:
+    """How many rows each table has at one LSN, at the source and in bronze."""
+    added = _added(landed.where(f.col("commit_lsn") < there.lsn)) if not there.trouble else {}
+    counted = []
+    for name, in_source in there.counted.items():
+        is_emptied, since = added.get(name, (False, 0))
+        in_bronze = since if is_emptied else taken[name].counted + since
+        counted.append((name, in_source, None if there.trouble else in_bronze, there.trouble))
+    return spark().createDataFrame(
+        counted, "source_table string, in_source bigint, in_bronze bigint, trouble string"
+    )
+
+
+def _added(landed: DataFrame) -> dict[str, tuple[bool, int]]:
+    """Of each table whether a TRUNCATE has emptied it since its snapshot, and how many rows were
+    added since, or since the last TRUNCATE."""
+    since = landed.where("is_since_snapshot").withColumn(
+        "position", f.struct("commit_lsn", "ordinal")
+    )
+    emptied = since.where("op = 't'").groupBy("source_table")
+    emptied_at = emptied.agg(f.max("position").alias("emptied_at"))
+    adds = f.when(f.col("op") == "c", 1).when(f.col("op") == "d", -1).otherwise(0)
+    counts = f.col("emptied_at").isNull() | (f.col("position") > f.col("emptied_at"))
+    found = (
+        since.join(emptied_at, "source_table", "left")
+        .groupBy("source_table")
+        .agg(
+            (f.count("emptied_at") > 0).alias("is_emptied"),
+            f.sum(f.when(counts, adds).otherwise(0)).alias("added"),
+        )
+    )
+    return {row.source_table: (row.is_emptied, int(row.added)) for row in found.collect()}
 
 
 def capture() -> DataFrame:

@@ -5,10 +5,8 @@ lender's figures have been so far; a figure outside is a change of the business,
 somebody should say which.
 """
 
-from great_expectations.expectations.expectation import Expectation
-
 from lake.manifest import model_nodes
-from quality.suite import Suite, between, gxe, keys, none, one_of
+from quality.suite import Expectation, Suite, between, expect, keys, none, one_of
 
 
 def suite() -> Suite:
@@ -37,11 +35,12 @@ def _by_hand() -> Suite:
                 "from {batch}) where not (q[0] between 3000 and 7000 "
                 "and q[1] between 6000 and 11000 and q[2] between 9000 and 17000)",
             ),
-            gxe.ExpectColumnMeanToBeBetween(
+            expect(
+                "ExpectColumnMeanToBeBetween",
+                "loan_int_rate is about 11 % on average",
                 column="loan_int_rate",
                 min_value=8,
                 max_value=14,
-                description="loan_int_rate is about 11 % on average",
             ),
         ],
         "gold.agg_loan_approvals": [
@@ -54,8 +53,10 @@ def _by_hand() -> Suite:
             ),
         ],
         "gold.ftr_loans": [
-            gxe.ExpectTableColumnsToMatchSet(
-                column_set=_declared("ftr_loans"), description="the declared features, and no label"
+            expect(
+                "ExpectTableColumnsToMatchSet",
+                "the declared features, and no label",
+                column_set=_declared("ftr_loans"),
             ),
             none(
                 "no feature is of the future",

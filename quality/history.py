@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pyspark.sql import functions as f
 
 from lake import results, rules
-from lake.catalog import catalog
+from lake.catalog import catalog, row_count
 from lake.contract import LONGEST, Limits
 from lake.errors import LakeError
 from lake.manifest import manifest, model_nodes, source_tables, table_of
@@ -97,12 +97,14 @@ def _rows(layer: str) -> dict[str, int]:
     """How many rows each model of a layer has, of those that are built."""
     built = {".".join(name) for name in catalog().list_tables(layer)}
     names = sorted(built & {table_of(node) for node in model_nodes().values()})
-    return {name: frames.read(name).count() for name in names}
+    return {name: row_count(catalog().load_table(name)) for name in names}
 
 
 def _loaded() -> dict[str, int]:
     """How many rows the newest bulk load of each table has."""
-    return {table.bronze: frames.snapshot(table).counted for table in source_tables()}
+    declared = source_tables()
+    taken = frames.snapshots(declared)
+    return {table.bronze: taken[table.qualified].counted for table in declared}
 
 
 def _age() -> float | None:

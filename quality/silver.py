@@ -5,12 +5,10 @@ source uses, and how tables hang together. Of what breaks a rule that warns or s
 quarantine tells.
 """
 
-from great_expectations.expectations.expectation import Expectation
-
 from lake.contract import Rule
 from lake.manifest import Model, models
 from lake.rules import rules
-from quality.suite import Suite, between, keys, none, one_of, present
+from quality.suite import Expectation, Suite, between, keys, none, one_of, present
 
 
 def suite() -> Suite:

@@ -1,44 +1,50 @@
-"""The words that suites are written in.
+"""The words that suites are written in: what is expected of each table, as data.
 
 A suite is the expectations of one layer, by table. In SQL the table at hand is `{batch}`, and every
-other frame of the layer is a view named after it: `silver.loans` is `silver_loans`.
+other frame of the layer is a view named after it: `silver.loans` is `silver_loans`. `quality.gx`
+makes Great Expectations' own of it.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import great_expectations.expectations
-from great_expectations.expectations.expectation import Expectation
 
 from lake.manifest import models
 
-gxe: Any = great_expectations.expectations  # it does not declare what it exports
-ROW_COUNT = "unexpected_rows_query.row_count"
+
+@dataclass(frozen=True)
+class Expectation:
+    """What is expected: one of Great Expectations' classes, by its name, and its arguments.
+
+    `words` say what holds then. One that `warns` is told of where it fails, and stops nothing.
+    """
+
+    name: str
+    words: str
+    arguments: Mapping[str, Any]
+    warns: bool = False
+
+
 Suite = Mapping[str, Sequence[Expectation]]
+NO_ROWS = "NoRows"
+"""The expectation that is ours (`quality.gx`): `query` finds nothing."""
 
 
-class _NoRows(gxe.UnexpectedRowsExpectation):  # type: ignore[misc]
-    """Counts the rows that a query finds; to fetch them too would run the query twice."""
-
-    metric_dependencies = (ROW_COUNT,)
-
-    def _validate(self, metrics: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-        count = metrics[ROW_COUNT]
-        return {"success": count == 0, "result": {"observed_value": count}}
+def expect(name: str, words: str, **arguments: Any) -> Expectation:
+    """One of Great Expectations' own."""
+    return Expectation(name, words, arguments)
 
 
 def key(*columns: str) -> list[Expectation]:
     """Every row has the key, and no two rows have the same."""
     named = ", ".join(columns)
-    unique: Expectation
-    if len(columns) == 1:
-        unique = gxe.ExpectColumnValuesToBeUnique(
-            column=columns[0], description=f"{named} is unique"
+    unique = (
+        expect("ExpectColumnValuesToBeUnique", f"{named} is unique", column=columns[0])
+        if len(columns) == 1
+        else expect(
+            "ExpectCompoundColumnsToBeUnique", f"({named}) is unique", column_list=list(columns)
         )
-    else:
-        unique = gxe.ExpectCompoundColumnsToBeUnique(
-            column_list=list(columns), description=f"({named}) is unique"
-        )
+    )
     return [unique, *(present(column) for column in columns)]
 
 
@@ -51,39 +57,22 @@ def keys(layer: str) -> dict[str, list[Expectation]]:
 
 def present(column: str) -> Expectation:
     """No row is without a value."""
-    made: Expectation = gxe.ExpectColumnValuesToNotBeNull(
-        column=column, description=f"{column} is present"
-    )
-    return made
+    return expect("ExpectColumnValuesToNotBeNull", f"{column} is present", column=column)
 
 
 def one_of(column: str, *values: str) -> Expectation:
     """A value, where there is one, is a known one."""
-    made: Expectation = gxe.ExpectColumnValuesToBeInSet(
-        column=column, value_set=list(values), description=f"{column} is a known one"
-    )
-    return made
+    words = f"{column} is a known one"
+    return expect("ExpectColumnValuesToBeInSet", words, column=column, value_set=list(values))
 
 
 def between(column: str, low: float | None, high: float | None, words: str = "") -> Expectation:
     """Values lie between two bounds, both included; None is no bound."""
-    made: Expectation = gxe.ExpectColumnValuesToBeBetween(
-        column=column,
-        min_value=low,
-        max_value=high,
-        description=words or f"{column} is between {low} and {high}",
-    )
-    return made
+    words = words or f"{column} is between {low} and {high}"
+    name = "ExpectColumnValuesToBeBetween"
+    return expect(name, words, column=column, min_value=low, max_value=high)
 
 
 def none(words: str, query: str, *, warns: bool = False) -> Expectation:
-    """A query for what must not be finds nothing; `words` say what holds then.
-
-    One that `warns` is told of, and stops nothing.
-    """
-    made: Expectation = _NoRows(
-        unexpected_rows_query=query,
-        description=words,
-        severity="warning" if warns else "critical",
-    )
-    return made
+    """A query for what must not be finds nothing."""
+    return Expectation(NO_ROWS, words, {"query": query}, warns)

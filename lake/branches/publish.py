@@ -24,6 +24,7 @@ class Publish:
     `tables` are those that it moved, built of a bronze that was complete up to `lsn`, which the
     source committed at `complete_at`; `is_whole` says that all of `lake` was. `restored` is the
     publish that a rollback went back to; `is_kept` says whether it can still be rolled back to.
+    `exceptions` are tables that had not passed, each with the reason why it was published.
     """
 
     id: int
@@ -38,6 +39,7 @@ class Publish:
     restored: int | None
     is_kept: bool
     tables: Sequence[str]
+    exceptions: Sequence[str]
 
 
 def publish(
@@ -46,22 +48,24 @@ def publish(
     project: Sequence[Mapping[str, Any]] = (),
     *,
     is_whole: bool = False,
+    reason: str | None = None,
 ) -> int | None:
     """Move all that a branch changed to `lake`, at once; the branch ends. Returns the publish's id.
 
     None where the branch changed nothing. `built_by` is dbt's manifest of the project that built
-    it, `project` what it says of each model's table (`provenance.described`). `is_whole` says that
-    all of the project was built.
+    it, `project` what it says of each model's table (`provenance.described`), and the suite that
+    the table must have passed, if any. `is_whole` says that all of the project was built; `reason`,
+    why what did not pass is published all the same.
 
     Raises LakeError where a changed table moved on `lake` meanwhile, or a model's table is not what
-    that project makes of the branch; then nothing is moved.
+    that project makes of the branch, or has not passed; then nothing is moved.
     """
     with on_branch(name):
         key = catalog.access().access_key
     built_of = lag.captured(name)
     made = branch.call(
         "publisher",
-        "select lake.publish(%s, %s, %s, %s, %s, %s, %s, %s)",
+        "select lake.publish(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
         name,
         settings().author,
         code_version(),
@@ -70,6 +74,7 @@ def publish(
         built_of.at if built_of else None,
         is_whole,
         Jsonb(list(project)),
+        reason,
     )
     branch.end(name, key)
     return None if made is None else int(made)
@@ -112,13 +117,43 @@ def log(limit: int | None = None) -> list[Publish]:
                     select table_namespace || '.' || table_name
                     from lake.moves where publish_id = id
                     order by table_namespace, table_name
-                ) as tables
+                ) as tables,
+                array(
+                    select table_namespace || '.' || table_name || ': ' || reason
+                    from lake.exceptions where publish_id = id
+                    order by table_namespace, table_name
+                ) as exceptions
             from lake.publishes
             order by id desc
             limit %s
             """,
             [limit],
         ).fetchall()
+
+
+def exceptions() -> list[str]:
+    """The tables of `lake` that have not passed as they are now, each with the reason why it was
+    published."""
+    with catalog.connect("reader") as connection:
+        found = connection.execute(
+            """
+            select
+                e.table_namespace || '.' || e.table_name
+                || ' in publish ' || publish_id || ': ' || reason
+            from lake.exceptions as e
+            inner join iceberg_tables as t on (
+                t.catalog_name = 'lake'
+                and t.table_namespace = e.table_namespace
+                and t.table_name = e.table_name
+                and lake.origin(t.metadata_location) = e.pointer
+            )
+            where not exists (
+                select from lake.validations as v where v.pointer = e.pointer and v.at > e.at
+            )
+            order by 1
+            """
+        ).fetchall()
+    return [one for (one,) in found]
 
 
 def built_of(table: str) -> int | None:

@@ -79,6 +79,9 @@ alter table lake.publishes add column if not exists complete_at timestamptz;
 alter table lake.publishes add column if not exists is_whole boolean not null default false;
 drop function if exists lake.publish(text, text, text, bigint, text);
 drop function if exists lake.publish(text, text, text, bigint, text, timestamptz, boolean);
+drop function if exists lake.publish(
+    text, text, text, bigint, text, timestamptz, boolean, jsonb
+);
 drop function if exists lake.begin_publish(text, text, text, text, bigint, bigint);
 
 -- What a publish did: `before` is null for a new table, `after` for a dropped one.
@@ -211,6 +214,17 @@ as $$
     where catalog_name = branch
 $$;
 
+-- The tables that a branch has, and that are not as they were when it began.
+create or replace function lake.moved(branch text) returns table (name text)
+language sql stable
+as $$
+    select table_namespace || '.' || table_name
+    from (select * from public.iceberg_tables where catalog_name = branch) as mine
+    left join (select * from lake.bases where ref = branch) as base
+        using (table_namespace, table_name)
+    where mine.metadata_location is distinct from base.metadata_location
+$$;
+
 -- What is wrong with the tables that a branch has moved, if models are what `project` says: an array
 -- as `made` above. A table that no model declares is nobody's to judge.
 create or replace function lake.unaccounted(branch text, project jsonb)
@@ -219,13 +233,6 @@ language sql stable
 as $$
     with held as (
         select lake.origins_on(branch) as origins
-    ),
-    moved as (
-        select table_namespace || '.' || table_name as name
-        from (select * from public.iceberg_tables where catalog_name = branch) as mine
-        left join (select * from lake.bases where ref = branch) as base
-            using (table_namespace, table_name)
-        where mine.metadata_location is distinct from base.metadata_location
     )
     select
         moved.name,
@@ -241,7 +248,7 @@ as $$
             )
         end
     from held
-    cross join moved
+    cross join lake.moved(branch) as moved
     inner join jsonb_array_elements(project) as model on model ->> 'table' = moved.name
     left join lake.provenance as fact
         on fact.pointer = held.origins ->> moved.name and fact.lineage = model ->> 'lineage'
@@ -251,6 +258,83 @@ as $$
             select from jsonb_each_text(fact.models) as above (name, origin)
             where above.origin is distinct from held.origins ->> above.name
         )
+    order by 1
+$$;
+
+-- What has passed its suite: a fact about a table's pointer and those of the tables that the suite
+-- reads, which holds wherever they go.
+create table if not exists lake.validations (
+    pointer text not null, -- an origin
+    suite text not null, -- a fingerprint
+    table_namespace text not null,
+    table_name text not null,
+    beside jsonb not null, -- of each table that the suite reads, its origin
+    findings jsonb not null,
+    run_id text not null, -- the branch that was judged
+    at timestamptz not null default clock_timestamp(),
+    primary key (pointer, suite)
+);
+
+-- Pointers that were published without having passed, and why.
+create table if not exists lake.exceptions (
+    publish_id bigint not null references lake.publishes on delete cascade,
+    pointer text not null, -- an origin
+    table_namespace text not null,
+    table_name text not null,
+    reason text not null,
+    at timestamptz not null default clock_timestamp(),
+    primary key (publish_id, pointer)
+);
+
+-- `passed` is an array of objects: table, suite, pointer, beside, findings.
+create or replace function lake.record_validations(branch text, passed jsonb) returns void
+language sql security definer set search_path = public, pg_temp
+as $$
+    insert into lake.validations (
+        pointer, suite, table_namespace, table_name, beside, findings, run_id
+    )
+    select
+        one ->> 'pointer', one ->> 'suite',
+        split_part(one ->> 'table', '.', 1), split_part(one ->> 'table', '.', 2),
+        one -> 'beside', one -> 'findings', branch
+    from jsonb_array_elements(passed) as one
+    on conflict on constraint validations_pkey do update
+    set
+        beside = excluded.beside, findings = excluded.findings, run_id = excluded.run_id,
+        at = excluded.at
+$$;
+
+-- Which tables of a branch, or of `lake`, have passed as they are now. `suites` is an array of
+-- objects: table, suite.
+create or replace function lake.validated(branch text, suites jsonb)
+returns table (table_name text, findings jsonb, run_id text)
+language sql stable
+as $$
+    with held as (
+        select lake.origins_on(branch) as origins
+    )
+    select one ->> 'table', fact.findings, fact.run_id
+    from held
+    cross join jsonb_array_elements(suites) as one
+    inner join lake.validations as fact
+        on fact.pointer = held.origins ->> (one ->> 'table') and fact.suite = one ->> 'suite'
+    where not exists (
+        select from jsonb_each_text(fact.beside) as other (name, origin)
+        where other.origin is distinct from held.origins ->> other.name
+    )
+$$;
+
+-- The tables that a branch has moved, and that have not passed the suite that `project` has for
+-- them: an array as `made` above, with a suite, or null, in each.
+create or replace function lake.unvalidated(branch text, project jsonb) returns setof text
+language sql stable
+as $$
+    select one ->> 'table'
+    from lake.moved(branch) as moved
+    inner join jsonb_array_elements(project) as one on one ->> 'table' = moved.name
+    where one ->> 'suite' is not null
+    except
+    select table_name from lake.validated(branch, project)
     order by 1
 $$;
 
@@ -415,7 +499,7 @@ $$;
 
 -- Publishing. Publishes come one after the other; each is one transaction. `whole` says that all of
 -- the branch is built up to `built_lsn`. If it changed nothing, the last publish holds the same rows,
--- and so reaches as far.
+-- and so reaches as far. What has not passed its suite is published for a reason that is told only.
 create or replace function lake.publish(
     branch text,
     author text,
@@ -424,7 +508,8 @@ create or replace function lake.publish(
     built_by text default null,
     built_at timestamptz default null,
     whole boolean default false,
-    project jsonb default '[]'
+    project jsonb default '[]',
+    reason text default null
 ) returns bigint
 language plpgsql security definer set search_path = public, pg_temp
 as $$
@@ -434,6 +519,7 @@ declare
     );
     began_from bigint := (select publish_id from lake.refs where name = branch);
     unaccounted text;
+    not_passed text;
 begin
     if not exists (select from lake.refs where name = branch and kind = 'branch') then
         raise exception using errcode = 'LK004', message = format(
@@ -448,6 +534,18 @@ begin
             unaccounted, branch
         );
     end if;
+    select string_agg(name, ', ') into not_passed from lake.unvalidated(branch, project) as name;
+    if not_passed is not null and reason is null then
+        raise exception using errcode = 'LK008', message = format(
+            '%s did not pass: nothing was published; see `lake --branch %s validate`',
+            not_passed, branch
+        );
+    end if;
+    insert into lake.exceptions
+    select
+        publish, lake.origins_on(branch) ->> name,
+        split_part(name, '.', 1), split_part(name, '.', 2), publish.reason
+    from lake.unvalidated(branch, project) as name;
     insert into lake.moves
     select publish, table_namespace, table_name, base.metadata_location, mine.metadata_location
     from (select * from iceberg_tables where catalog_name = branch) as mine
@@ -752,6 +850,10 @@ as $$
     forgotten as (
         delete from lake.provenance
         where at <= since and pointer not in (select lake.origin(location) from live)
+    ),
+    forgotten_too as (
+        delete from lake.validations
+        where at <= since and pointer not in (select lake.origin(location) from live)
     )
     delete from lake.origins where pointer not in (select location from live)
 $$;
@@ -763,17 +865,21 @@ revoke all on all functions in schema lake from public;
 grant usage on schema lake to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on all tables in schema public
 to reader, builder, publisher, ingest, capture, recorder, maintenance;
-grant select on lake.refs, lake.bases, lake.publishes, lake.moves, lake.provenance, lake.origins
+grant select on
+lake.refs, lake.bases, lake.publishes, lake.moves, lake.provenance, lake.origins, lake.validations,
+lake.exceptions
 to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on lake.keys to builder;
 grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
 grant insert, update on iceberg_tables to ingest, recorder;
 grant update on iceberg_tables to capture, maintenance;
-grant execute on function lake.state_at, lake.manifest_of, lake.reached, lake.origin
+grant execute on function
+lake.state_at, lake.manifest_of, lake.reached, lake.origin, lake.origins_on, lake.moved,
+lake.validated, lake.unvalidated
 to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
-grant execute on function lake.record_provenance to builder;
+grant execute on function lake.record_provenance, lake.record_validations to builder;
 grant execute on function lake.publish, lake.extend_publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
 grant execute on function
 lake.drop_expired, lake.forget_publishes, lake.forget_rewrites, lake.live_pointers to maintenance;

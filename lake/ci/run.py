@@ -24,7 +24,7 @@ from lake.manifest import dbt, manifest, model_nodes, selected, table_of
 from lake.results import Result
 from lake.run import RUNNING, unfinished
 from lake.settings import LAYERS, on_branch, settings
-from quality import gate
+from quality import gate, gx
 
 PREFIX = "ci_"
 MODIFIED = "state:modified"
@@ -102,7 +102,7 @@ def _rehearse(
         shutil.rmtree(directory)
         return begun
     say(f"building on {name}")
-    gate.prepare()
+    gx.prepare()
     anew = () if incremental else ("--full-refresh",)
     builds, checks, error = _build("--select", f"{MODIFIED}+", *anew, *state, *options)
     shutil.rmtree(directory)
@@ -182,7 +182,8 @@ def _line(message: str | None) -> str:
 def _judge(layers: set[str]) -> tuple[tuple[Check, ...], str | None]:
     """What the gates of these layers find; or why they could not be judged."""
     try:
-        judged = gate.validate([layer for layer in LAYERS if layer in layers])
+        of = [layer for layer in LAYERS if layer in layers]
+        judged = gate.validate(of, only_what_moved=True)
     except LakeError as error:
         return (), str(error)
     return tuple(

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from lake import lag
-from lake.catalog import catalog
+from lake.branches import publish
+from lake.catalog import catalog, row_count
 from lake.errors import LakeError
 from lake.lag import Lag
 from lake.settings import LAYERS, settings
@@ -45,11 +46,13 @@ class TableStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """`suspended` says of tables of the source why they are not captured."""
+    """`suspended` says of tables of the source why they are not captured, `unvalidated` of tables
+    of the lake why they were published without having passed."""
 
     parts: list[PartStatus]
     lag: Lag | None
     suspended: list[str]
+    unvalidated: list[str]
     tables: list[TableStatus]
 
     @property
@@ -65,9 +68,10 @@ def status() -> Status:
         parts = list(pool.map(lambda p: _part(p, known.get(p.name)), everything.values()))
     state = {part.name: part.state for part in parts}
     if state["postgres"] != "ready" or state["minio"] != "ready":
-        return Status(parts, None, [], [])
+        return Status(parts, None, [], [], [])
     reached = lag.lag()
-    return Status(parts, reached, suspended() if reached.captured else [], tables())
+    waiting = suspended() if reached.captured else []
+    return Status(parts, reached, waiting, publish.exceptions(), tables())
 
 
 def suspended() -> list[str]:
@@ -130,14 +134,15 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _table(name: str) -> TableStatus:
-    snapshot = catalog().load_table(name).current_snapshot()
+    table = catalog().load_table(name)
+    snapshot = table.current_snapshot()
     summary = snapshot.summary if snapshot else None
 
     def count(key: str) -> int:
         return int((summary[key] if summary else None) or 0)
 
-    rows = count("total-records") - count("total-position-deletes")
-    return TableStatus(name, rows, count("total-data-files"), count("total-delete-files"))
+    files = count("total-data-files"), count("total-delete-files")
+    return TableStatus(name, row_count(table), *files)
 
 
 _COLOUR = {"ready": "green", "waiting": "cyan", "starting": "yellow", "failing": "red"}
@@ -171,6 +176,7 @@ def render(status: Status) -> Group:
             table.name, f"{table.rows:,}", f"{table.data_files}", f"{table.delete_files}"
         )
     troubles = [f"[red]suspended:[/] {escape(trouble)}" for trouble in status.suspended]
+    troubles += [f"[yellow]unvalidated:[/] {escape(one)}" for one in status.unvalidated]
     return Group(parts, "", *positions(status.lag), *troubles, "", tables)
 
 

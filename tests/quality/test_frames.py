@@ -33,13 +33,13 @@ def test_the_newest_snapshot_is_what_counts_and_it_may_be_of_no_rows(own_lake: s
 
     end_spark_session()  # that of another lake
     try:
-        assert frames.snapshot(thing).counted == 0
+        assert frames.snapshots([thing])["public.thing"].counted == 0
         land(5, ("a", 1), ("b", 2), ("b", 3))
         land(9, ("a", 1), ("a", 2))
-        taken = frames.snapshot(thing)
+        taken = frames.snapshots([thing])["public.thing"]
         assert (taken.lsn, taken.counted, taken.rows.count()) == (9, 2, 2)
         land(12, (None, None), unheld=bronze.NO_ROW)
-        taken = frames.snapshot(thing)
+        taken = frames.snapshots([thing])["public.thing"]
         assert (taken.lsn, taken.counted, taken.rows.count()) == (12, 0, 0)
     finally:
         end_spark_session()

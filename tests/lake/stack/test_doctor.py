@@ -59,7 +59,7 @@ def test_changes_that_do_not_arrive_are_a_finding(
 def test_the_status_says_as_of_when_bronze_and_gold_are_and_what_is_suspended() -> None:
     now = datetime.now(UTC)
     reached = Lag(107, Position(100, now), Position(90, now - timedelta(seconds=69)))
-    shown = Status([], reached, [str(HIDDEN)], [])
+    shown = Status([], reached, [str(HIDDEN)], [], [])
     console = Console(record=True, width=200)
     console.print(status.render(shown), highlight=False)
     text = console.export_text()

@@ -1,0 +1,50 @@
+"""The suites of all layers, and what each is a suite of."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import lru_cache
+from hashlib import sha256
+from importlib.metadata import version
+from json import dumps
+from pathlib import Path
+
+from quality import bronze, gold, silver
+from quality.suite import Expectation, Suite
+
+_NOW = re.compile(
+    r"\b(current_(date|time|timestamp)|now|unix_timestamp|rand|uuid)\b", re.IGNORECASE
+)
+
+
+def suites(layer: str) -> Suite:
+    """What is expected of each table of a layer, by its name."""
+    return {"bronze": bronze.suite, "silver": silver.suite, "gold": gold.suite}[layer]()
+
+
+def fingerprint(expectations: Sequence[Expectation]) -> str:
+    """Of all that decides what is found on given rows."""
+    expected = dumps([asdict(one) for one in expectations], sort_keys=True, default=str)
+    return sha256(f"{expected} {_judges()}".encode()).hexdigest()[:16]
+
+
+def read_beside(expectations: Sequence[Expectation], tables: Sequence[str]) -> set[str]:
+    """Which of the tables are read by what is expected of another one."""
+    words = {word for one in _queries(expectations) for word in re.findall(r"\w+", one)}
+    return {table for table in tables if table.replace(".", "_") in words}
+
+
+def goes_by_the_clock(expectations: Sequence[Expectation]) -> bool:
+    """Whether the same rows may be right today, and wrong tomorrow."""
+    return any(_NOW.search(query) for query in _queries(expectations))
+
+
+def _queries(expectations: Sequence[Expectation]) -> list[str]:
+    return [str(one.arguments["query"]) for one in expectations if "query" in one.arguments]
+
+
+@lru_cache
+def _judges() -> str:
+    """The code that judges: ours, and the version of Great Expectations."""
+    ours = "".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+    return sha256(ours.encode()).hexdigest() + version("great_expectations")
