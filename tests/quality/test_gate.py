@@ -212,21 +212,23 @@ def test_a_suspended_table_and_values_that_types_can_t_hold_are_told_and_stop_no
     ]
 
 
-def test_data_docs_are_a_local_site_for_each_layer_of_its_last_run(judged: Judged) -> None:
-    def pages(layer: str) -> list[str]:
-        site = settings().state_dir / "data_docs" / layer
+def test_data_docs_are_a_local_site_for_each_table_of_when_it_was_judged_last(
+    judged: Judged,
+) -> None:
+    def pages(table: str) -> list[str]:
+        site = settings().state_dir.joinpath("data_docs", *table.split("."))
         return [page.read_text() for page in site.glob("validations/**/*.html")]
 
     judged("bronze", put("bronze.rows", in_bronze=1))
     judged("silver")
     index = (settings().state_dir / "data_docs" / "index.html").read_text()
-    assert all(f"{layer}/index.html" in index for layer in ("bronze", "silver"))
-    bronze, silver = pages("bronze"), pages("silver")
+    assert all(f"{one}/index.html" in index for one in ("bronze/rows", "silver/loan_payments"))
+    bronze, silver = pages("bronze.rows"), pages("silver.loan_payments")
     assert any("as many rows as at the source" in page for page in bronze)
     assert any("every payment is of a loan" in page for page in silver)
     judged("bronze")
-    assert len(pages("bronze")) == len(bronze), "the last run's pages, and no older ones"
-    assert pages("silver") == silver
+    assert len(pages("bronze.rows")) == len(bronze), "the last pages, and no older ones"
+    assert pages("silver.loan_payments") == silver
 
 
 def test_a_layer_that_is_not_one_is_refused(lake_stack: Path) -> None:
