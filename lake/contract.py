@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from lake import kinds
 from lake.names import LAKE_NAME, OWN, parts, qualified
 from lake.settings import BUILT
 
@@ -125,6 +126,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     meta: ModelMeta = ModelMeta()
+    materialized: Any = None
 
 
 class Model(_Declared):
@@ -251,6 +253,10 @@ def mistakes(project: Path) -> list[Mistake]:
     sql = {path: path.read_text() for path in sorted(project.glob("models/**/*.sql"))}
     found += [one for file in files for one in _of_file(file)]
     found += _of_docs(files, blocks(project))
+    found += [
+        Mistake(str(path.relative_to(project.parent)), line, what)
+        for path, line, what in kinds.mistakes(project)
+    ]
     found += _of_models(project, files, sql, complete=not found)
     return sorted(set(found))
 
@@ -405,6 +411,8 @@ def _of_file(file: _File) -> Iterator[Mistake]:
                 yield file.at(at, f"{label}.{column.name}: is declared twice")
             yield from _of_type(file, at, table, column)
         if isinstance(table, Model):
+            if said := kinds.refused(table.config.materialized):
+                yield file.at((*where, "config", "materialized"), f"{label}: {said}")
             yield from _of_rules(file, where, table, names)
             yield from _of_key(file, where, label, names, table.data_tests)
         else:
@@ -654,5 +662,9 @@ def _of_jinja(name: str, text: str, macros: list[str]) -> Iterator[Mistake]:
         return
     for call in parsed.find_all(nodes.Call):
         called = call.node.name if isinstance(call.node, nodes.Name) else ""
+        for told in call.kwargs if called == "config" else ():
+            is_kind = told.key == "materialized" and isinstance(told.value, nodes.Const)
+            if is_kind and (said := kinds.refused(told.value.value)):
+                yield Mistake(name, told.lineno, f"{Path(name).stem}: {said}")
         if called and called not in macros and (meant := _meant(called, macros)):
             yield Mistake(name, call.lineno, f"there is no macro `{called}`{meant}")

@@ -229,6 +229,24 @@ MISTAKES = [
         "there is no macro `curent_state`; did you mean `current_state`?",
     ),
     (f"{SILVER}/loans.sql", "}}\n\n{{", "}}\n\n{{ }", "no Jinja: unexpected"),
+    (
+        f"{SILVER}/loans.sql",
+        "config(unique_key='loan_id')",
+        "config(unique_key='loan_id', materialized='view')",
+        "loans: `view` is none that the lake can branch, judge and publish: `ephemeral` is a",
+    ),
+    (
+        PAYMENTS,
+        "- name: loan_payments\n",
+        "- name: loan_payments\n    config: {materialized: materialized_view}\n",
+        "loan_payments: `materialized_view` is none that the lake can branch, judge and publish: ",
+    ),
+    (
+        "dbt_project.yml",
+        "    +materialized: incremental",
+        "    +materialized: view",
+        "`view` is none that the lake can branch, judge and publish",
+    ),
 ]
 
 
@@ -283,6 +301,14 @@ def test_a_model_without_a_contract_and_two_of_one_name_are_told(project: Path) 
         "dbt_project/models/gold/loans.sql:1: loans: two models have this name",
         "dbt_project/models/gold/stray.sql:1: stray: no .yml declares it, so it has no contract",
         "dbt_project/models/silver/loans.sql:1: loans: two models have this name",
+    ]
+
+
+def test_a_model_in_python_is_told(project: Path) -> None:
+    (project / "models/gold/stray.py").write_text("def model(dbt, session): ...")
+    assert [str(one) for one in contract.mistakes(project)] == [
+        "dbt_project/models/gold/stray.py:1: stray: models are in SQL, which both engines build; "
+        "this is Python"
     ]
 
 
