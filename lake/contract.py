@@ -663,8 +663,8 @@ def _of_jinja(name: str, text: str, macros: list[str]) -> Iterator[Mistake]:
     for call in parsed.find_all(nodes.Call):
         called = call.node.name if isinstance(call.node, nodes.Name) else ""
         for told in call.kwargs if called == "config" else ():
-            is_kind = told.key == "materialized" and isinstance(told.value, nodes.Const)
-            if is_kind and (said := kinds.refused(told.value.value)):
+            kind = told.value.value if isinstance(told.value, nodes.Const) else None
+            if told.key == "materialized" and (said := kinds.refused(kind)):
                 yield Mistake(name, told.lineno, f"{Path(name).stem}: {said}")
         if called and called not in macros and (meant := _meant(called, macros)):
             yield Mistake(name, call.lineno, f"there is no macro `{called}`{meant}")
