@@ -7,10 +7,8 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from pyiceberg.exceptions import NoSuchTableError
-
 from lake import source
-from lake.catalog import connect, open_catalog
+from lake.catalog import connect, metadata
 from lake.errors import LakeError
 from lake.settings import TRUNK, settings
 
@@ -19,6 +17,8 @@ HEARTBEAT = "lake.heartbeat"
 """The prefix of the logical messages that move the slot on while the captured tables are idle."""
 COMPLETE_LSN, COMPLETE_AT = "lake.complete-lsn", "lake.complete-at"
 """Properties of `bronze.changes`: every transaction committed up to there is held whole."""
+CHANGED_LSN = "lake.changed-lsn"
+"""The property of `bronze.changes` that has the commit LSN of its last change of a table's rows."""
 SLOT_LSN = "lake.slot-lsn"
 """The property of `bronze.changes` that has the LSN of the bulk load from which changes go on."""
 
@@ -74,16 +74,15 @@ def captured(branch: str = TRUNK) -> Position | None:
     A branch keeps the bronze that it began with, so that is also what the branch is built of.
     Before the first change, it is what the bulk load holds.
     """
-    try:
-        changes = open_catalog(branch).load_table(CHANGES)
-    except NoSuchTableError:
+    changes = metadata(branch, CHANGES)
+    if changes is None:
         return None
-    properties = changes.properties
+    properties = changes["properties"]
     if COMPLETE_LSN in properties:
         at = datetime.fromisoformat(properties[COMPLETE_AT])
         return Position(int(properties[COMPLETE_LSN]), at)
     if SLOT_LSN in properties:
-        loaded_at = datetime.fromtimestamp(changes.metadata.last_updated_ms / 1000, UTC)
+        loaded_at = datetime.fromtimestamp(changes["last-updated-ms"] / 1000, UTC)
         return Position(int(properties[SLOT_LSN]) - 1, loaded_at)
     return None
 
@@ -93,10 +92,8 @@ def missed(slot: source.Slot | None) -> str:
 
     Empty where none were, or nothing is captured yet.
     """
-    try:
-        properties = open_catalog(TRUNK).load_table(CHANGES).properties
-    except NoSuchTableError:
-        return ""
+    changes = metadata(TRUNK, CHANGES)
+    properties = changes["properties"] if changes else {}
     if SLOT_LSN not in properties:
         return ""
     complete = int(properties.get(COMPLETE_LSN, properties[SLOT_LSN]))
@@ -116,10 +113,8 @@ def missed(slot: source.Slot | None) -> str:
 
 def snapshot_lsn(table: str) -> int | None:
     """The LSN of a table's newest bulk snapshot; None without one that changes go on from."""
-    try:
-        found = open_catalog(TRUNK).load_table(table).properties.get(SNAPSHOT_LSN)
-    except NoSuchTableError:
-        return None
+    loads = metadata(TRUNK, table)
+    found = loads["properties"].get(SNAPSHOT_LSN) if loads else None
     return int(found) if found else None
 
 
@@ -152,7 +147,7 @@ def catch_up(timeout: float = 120) -> int:
         slot = source.slot(connection)
     if why := missed(slot):
         raise LakeError(why)
-    if not open_catalog(TRUNK).table_exists(CHANGES):
+    if metadata(TRUNK, CHANGES) is None:
         raise LakeError("nothing is captured yet: run `lake ingest`")
     began = time.monotonic()
     while time.monotonic() - began < timeout:

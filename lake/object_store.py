@@ -6,9 +6,11 @@ branch's own location only, which no other branch ever has again.
 
 import json
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from lake.credentials import ROLES, credentials
+from lake.errors import LakeError
 from lake.settings import QUALITY, settings
 
 if TYPE_CHECKING:  # half a CPU-second to import
@@ -104,6 +106,11 @@ def _policy(write: tuple[str, ...], delete: tuple[str, ...]) -> dict[str, object
     return {"Version": "2012-10-17", "Statement": statements}
 
 
+@lru_cache
+def _client(user: str, secret: str) -> "Minio":
+    return client(user, secret)
+
+
 def client(user: str, secret: str) -> "Minio":
     """The object store, as somebody who has a key."""
     from minio import Minio
@@ -111,6 +118,28 @@ def client(user: str, secret: str) -> "Minio":
     return Minio(
         endpoint=_address(), access_key=user, secret_key=secret, secure=False, region=REGION
     )
+
+
+def read(location: str, user: str, secret: str) -> bytes:
+    """A file, by its whole address, such as `s3://lake/warehouse/…`.
+
+    Raises LakeError where it can't be read.
+    """
+    from minio.error import MinioException
+    from urllib3.exceptions import HTTPError
+
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    try:
+        answer = _client(user, secret).get_object(bucket_name=bucket, object_name=key)
+        try:
+            found: bytes = answer.read()
+        finally:
+            answer.close()
+            answer.release_conn()
+    except (MinioException, HTTPError) as error:
+        said = str(error).splitlines()[0]
+        raise LakeError(f"{location} can't be read: {said}; is MinIO up? `lake status`") from None
+    return found
 
 
 def _key_owner() -> "MinioAdmin":

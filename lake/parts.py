@@ -22,14 +22,16 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jgo.maven import Artifact, MavenContext, PythonResolver
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
+
+if TYPE_CHECKING:  # slow to import
+    from jgo.maven import Artifact
 
 PAUSES = (1, 4, 16)  # seconds between one download's tries
 STREAMING_LOCK = ROOT / "streaming" / "requirements.lock"
@@ -209,6 +211,8 @@ def _maven(artifacts: dict[str, str]) -> Callable[[Path, Report], None]:
 
             yield advance
 
+        from jgo.maven import MavenContext, PythonResolver
+
         resolver = PythonResolver(progress_callback=progress)
         maven = MavenContext(resolver=resolver, repo_cache=target / ".maven", timeout=60)
         for coordinate, expected in artifacts.items():
@@ -224,7 +228,7 @@ def _maven(artifacts: dict[str, str]) -> Callable[[Path, Report], None]:
     return make
 
 
-def _resolved(artifact: Artifact) -> Path:
+def _resolved(artifact: "Artifact") -> Path:
     """Download an artifact; as uv and Go do by themselves, try again where the network fails."""
     for pause in PAUSES:
         try:

@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
-from pyiceberg.expressions import And, BooleanExpression, GreaterThan, In, LessThanOrEqual
 
 from lake import lag
 from lake.branches import branch, publish
-from lake.catalog import connect, open_catalog
+from lake.catalog import connect, metadata, open_catalog
 from lake.credentials import write_private
 from lake.manifest import BUILT, PROJECT, dbt_version, digest, manifest, source_tables, table_of
 from lake.settings import TRUNK, settings
@@ -251,8 +250,10 @@ def _variables(project: Path) -> dict[str, Any]:
 # What is stale
 
 
-def stale(ref: str) -> list[Stale]:
+def stale(ref: str, upto: lag.Position | None = None) -> list[Stale]:
     """The tables of a branch that are not what the project makes of its bronze, inputs first.
+
+    Of the others it is noted that they have the changes `upto` a position that bronze had before.
 
     Raises LakeError where the project does not parse, or there is no such branch.
     """
@@ -261,6 +262,14 @@ def stale(ref: str) -> list[Stale]:
     for code in codes().values():
         if one := _stale(code, known, found):
             found[code.table] = one
+    if upto:
+        current = [
+            {"pointer": known.origins[code.table], "lineage": code.lineage}
+            for code in codes().values()
+            if code.table not in found
+        ]
+        query = "select lake.extend_provenance(%s, %s)"
+        branch.call("builder", query, Jsonb(current), upto.lsn)
     return list(found.values())
 
 
@@ -335,27 +344,34 @@ def _known(ref: str) -> _Known:
             .fetchall()
         )
     moved = frozenset(name for name, _, has_moved in rows if has_moved and ref != TRUNK)
-    newest = _newest_changes(ref, min((fact.lsn for fact in facts), default=None))
-    return _Known(origins, {(one.pointer, one.lineage): one for one in facts}, moved, newest)
+    by_key = {(one.pointer, one.lineage): one for one in facts}
+    reached = [
+        fact.lsn
+        for code in codes().values()
+        if code.sources and (fact := by_key.get((origins.get(code.table, ""), code.lineage)))
+    ]
+    return _Known(origins, by_key, moved, _newest_changes(ref, min(reached, default=None)))
 
 
 def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
     """The commit LSN of each captured table's newest change after an LSN, as far as is complete."""
-    position = lag.captured(ref)
-    complete = position.lsn if position else -1
-    if since is None or since >= complete:
+    position, changes = lag.captured(ref), metadata(ref, lag.CHANGES)
+    if position is None or changes is None or since is None or since >= position.lsn:
         return {}
-    tables = {table for code in codes().values() for table in code.sources}
-    after: BooleanExpression = GreaterThan(term="commit_lsn", value=since)
-    upto: BooleanExpression = LessThanOrEqual(term="commit_lsn", value=complete)
-    of_tables: BooleanExpression = In(term="source_table", literals=tables)
-    changes = open_catalog(ref).load_table(lag.CHANGES)
-    scan = changes.scan(And(after, upto, of_tables), ("source_table", "commit_lsn"))
+    if since >= int(changes["properties"].get(lag.CHANGED_LSN, position.lsn)):
+        return {}
+    import pyarrow as pa  # both are slow to import
+    from pyiceberg.expressions import And, GreaterThan, LessThanOrEqual
+
+    after = GreaterThan(term="commit_lsn", value=since)
+    wanted = And(after, LessThanOrEqual(term="commit_lsn", value=position.lsn))
+    scan = open_catalog(ref).load_table(lag.CHANGES).scan(wanted, ("source_table", "commit_lsn"))
     found: dict[str, int] = {}
     for batch in scan.to_arrow_batch_reader():
-        newest = batch.to_pandas().groupby("source_table")["commit_lsn"].max()
-        for table, lsn in newest.items():
-            found[table] = max(int(lsn), found.get(table, -1))
+        newest = pa.Table.from_batches([batch]).group_by("source_table")
+        for row in newest.aggregate([("commit_lsn", "max")]).to_pylist():
+            table, lsn = row["source_table"], row["commit_lsn_max"]
+            found[table] = max(lsn, found.get(table, -1))
     return found
 
 

@@ -10,19 +10,16 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-from pyiceberg.exceptions import CommitFailedException
-from pyiceberg.schema import Schema
-from pyiceberg.types import DoubleType, NestedField, StringType, TimestamptzType
-from sqlalchemy.exc import SQLAlchemyError
+from typing import TYPE_CHECKING, Any
 
 from lake.branches import publish
 from lake.catalog import open_catalog
 from lake.errors import LakeError
 from lake.manifest import PROJECT
 from lake.settings import QUALITY, TRUNK
+
+if TYPE_CHECKING:  # slow to import
+    from pyiceberg.schema import Schema
 
 TABLE = f"{QUALITY}.results"
 
@@ -50,17 +47,23 @@ class Result:
     judged_by: str | None = None
 
 
-_TYPES = {"recorded_at": TimestamptzType(), "value": DoubleType(), "seconds": DoubleType()}
 _COLUMNS = (
     *("run_id", "recorded_at", "kind", "layer", "table_name", "column_name", "name"),
     *("status", "expected", "observed", "value", "seconds", "judged_by"),
 )
-SCHEMA = Schema(
-    *(
-        NestedField(number, name, _TYPES.get(name, StringType()))
-        for number, name in enumerate(_COLUMNS, 1)
+
+
+def _schema() -> "Schema":
+    from pyiceberg.schema import Schema
+    from pyiceberg.types import DoubleType, NestedField, StringType, TimestamptzType
+
+    types = {"recorded_at": TimestamptzType(), "value": DoubleType(), "seconds": DoubleType()}
+    return Schema(
+        *(
+            NestedField(number, name, types.get(name, StringType()))
+            for number, name in enumerate(_COLUMNS, 1)
+        )
     )
-)
 
 
 def record(run_id: str, results: Sequence[Result]) -> None:
@@ -70,16 +73,21 @@ def record(run_id: str, results: Sequence[Result]) -> None:
     """
     if not results:
         return
+    import pyarrow as pa
+    from pyiceberg.exceptions import CommitFailedException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    schema = _schema()
     marks = {"run_id": run_id, "recorded_at": datetime.now(UTC)}
-    rows = pa.Table.from_pylist([asdict(one) | marks for one in results], SCHEMA.as_arrow())
+    rows = pa.Table.from_pylist([asdict(one) | marks for one in results], schema.as_arrow())
     opened = open_catalog(TRUNK, "recorder")
     try:
         table = opened.create_table_if_not_exists(
-            TABLE, SCHEMA, properties={"write.metadata.previous-versions-max": "100"}
+            TABLE, schema, properties={"write.metadata.previous-versions-max": "100"}
         )
-        if table.schema().column_names != SCHEMA.column_names:  # of a lake from before
+        if table.schema().column_names != schema.column_names:  # of a lake from before
             with table.update_schema() as change:
-                change.union_by_name(SCHEMA)
+                change.union_by_name(schema)
         table.append(rows)
     except (CommitFailedException, OSError, SQLAlchemyError) as error:
         said = str(error).strip().splitlines()[0]

@@ -51,7 +51,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
             branch.drop(name)
             say(f"dropped {name}: its run was killed")
         reached = lag.captured()
-        if chooses_itself(options) and not provenance.stale(TRUNK):
+        if chooses_itself(options) and not provenance.stale(TRUNK, reached):
             if reached:
                 publish.extend(reached)
             return Run(Report(()), None, (), is_idle=True)

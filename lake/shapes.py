@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pyiceberg.exceptions import NoSuchTableError
-
-from lake.catalog import open_catalog
+from lake.catalog import metadata, open_catalog
 from lake.lag import snapshot_lsn
 from lake.manifest import SourceTable
 from lake.settings import TRUNK
@@ -38,10 +36,9 @@ class Wait:
 
 def waits(declared: Sequence[SourceTable]) -> dict[str, Wait]:
     """Of the tables that have changes that wait, by name: why, and since when."""
-    try:
-        rows = open_catalog(TRUNK).load_table(SCHEMA_CHANGES).scan().to_arrow().to_pylist()
-    except NoSuchTableError:
+    if metadata(TRUNK, SCHEMA_CHANGES) is None:
         return {}
+    rows = open_catalog(TRUNK).load_table(SCHEMA_CHANGES).scan().to_arrow().to_pylist()
     shapes = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row["commit_lsn"], row["ordinal"])):
         shapes[row["source_table"]].append(row)

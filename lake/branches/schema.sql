@@ -198,6 +198,17 @@ begin
     end loop;
 end $$;
 
+-- That tables, which nothing had changed for since, have all changes up to an LSN. `current` is an
+-- array of objects: pointer, lineage.
+create or replace function lake.extend_provenance(current jsonb, lsn bigint) returns void
+language sql security definer set search_path = public, pg_temp
+as $$
+    update lake.provenance as p
+    set lsn = greatest(p.lsn, extend_provenance.lsn)
+    from jsonb_array_elements(current) as one
+    where p.pointer = one ->> 'pointer' and p.lineage = one ->> 'lineage'
+$$;
+
 -- The origin of each table of a branch, or of `lake`, by its name.
 create or replace function lake.origins_on(branch text) returns jsonb
 language sql stable
@@ -879,7 +890,8 @@ lake.validated, lake.unvalidated
 to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
-grant execute on function lake.record_provenance, lake.record_validations to builder;
+grant execute on function
+lake.record_provenance, lake.extend_provenance, lake.record_validations to builder;
 grant execute on function lake.publish, lake.extend_publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
 grant execute on function
 lake.drop_expired, lake.forget_publishes, lake.forget_rewrites, lake.live_pointers to maintenance;

@@ -3,8 +3,6 @@
 import json
 import os
 
-from pyiceberg.exceptions import NoSuchTableError
-
 from lake import catalog, lag, parts, source
 from lake.errors import LakeError
 from lake.settings import ROOT, TRUNK, settings
@@ -51,11 +49,13 @@ def has_begun() -> bool:
     try:
         with source.connect() as connection:
             slot = source.slot(connection)
-        changes = catalog.open_catalog(TRUNK).load_table(lag.CHANGES)
-    except (LakeError, NoSuchTableError):
+        changes = catalog.metadata(TRUNK, lag.CHANGES)
+    except LakeError:
         return False
-    is_readable = "commit_lsn" in changes.schema().column_names  # and not of an older lake
-    return slot is not None and is_readable and lag.SLOT_LSN in changes.properties
+    if slot is None or changes is None or lag.SLOT_LSN not in changes["properties"]:
+        return False
+    columns = {field["name"] for schema in changes["schemas"] for field in schema["fields"]}
+    return "commit_lsn" in columns  # and not of an older lake
 
 
 def missed() -> str:

@@ -32,6 +32,7 @@ final class Lake implements AutoCloseable {
     static final String POSITION = "lake.position";
     static final String COMPLETE_LSN = "lake.complete-lsn";
     static final String COMPLETE_AT = "lake.complete-at";
+    static final String CHANGED_LSN = "lake.changed-lsn";
     /** Which source the rows are of: system identifier, database and slot. */
     static final String SOURCE = "lake.source";
     /** The LSN of the bulk load that the slot was made for; changes go on from there. */

@@ -60,6 +60,7 @@ final class LakeWriter implements SinkWriter<Event> {
 
     private Future<?> committing = CompletableFuture.completedFuture(null);
     private Event complete;
+    private long changedLsn;
 
     LakeWriter(Options options) {
         lake = new Lake(options);
@@ -116,7 +117,10 @@ final class LakeWriter implements SinkWriter<Event> {
     public void write(Event event, Context context) throws IOException {
         switch (event.kind) {
             case BEGIN -> begin(event.position());
-            case CHANGE -> changes.write(event.position(), change(event));
+            case CHANGE -> {
+                changes.write(event.position(), change(event));
+                changedLsn = event.op.equals("m") ? changedLsn : event.commitLsn;
+            }
             case SHAPE -> {
                 if (event.position().compareTo(shapes.last) > 0) {
                     shapes.write(event.position(), shape(event));
@@ -152,6 +156,10 @@ final class LakeWriter implements SinkWriter<Event> {
             properties.put(Lake.COMPLETE_LSN, String.valueOf(complete.commitLsn));
             properties.put(Lake.COMPLETE_AT, Lake.iso(complete.committedAt));
             complete = null;
+        }
+        if (changedLsn > 0) {
+            properties.put(Lake.CHANGED_LSN, String.valueOf(changedLsn));
+            changedLsn = 0;
         }
         commits.add(commit(changes, properties));
         committing = committer.submit(() -> commits.forEach(Runnable::run));
