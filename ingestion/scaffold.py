@@ -137,10 +137,13 @@ def _read(
         if of == written:
             raise LakeError(f"models/bronze/bronze.yml declares {written} already, as `{entry}`")
     found = relations(connection, [(schema, name)]).get((schema, name))
-    if found is None or found.root.kind not in ("r", "p"):
-        kind = "table" if found is None else "table of its own rows"
+    if found is None:
         said = "write it as `schema.table`, and '\"Quoted\"' where Postgres wants that"
-        raise LakeError(f"the source has no {kind} {written}: {said}")
+        raise LakeError(f"the source has no table {written}: {said}")
+    if found.root.kind not in ("r", "p"):
+        raise LakeError(f"{written} is no table but a view or the like: no change of it is logged")
+    if not found.columns:
+        raise LakeError(f"{written} has no columns: there is nothing to capture")
     comments: dict[str, str] = dict(
         connection.execute(
             "select coalesce(a.attname::text, ''), d.description from pg_description as d"

@@ -67,6 +67,6 @@ def _replays(options: Sequence[str]) -> bool:
 
 
 def _count(waiting: Sequence[Stale]) -> str:
-    anew = sum(one.how != "increment" for one in waiting)
+    anew = sum(one.how in ("replay", "rebuild") for one in waiting)
     of = f"{len(waiting)} of {len(provenance.codes())} tables"
     return f"{of}, {anew} of them anew" if anew else of

@@ -29,7 +29,12 @@ cli = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else 120)  # a file or a pipe is not narrow
 err = Console(stderr=True, soft_wrap=True)
 
-HOW = {"increment": "brought up to date", "replay": "taken up again", "rebuild": "made anew"}
+HOW = {
+    "create": "built",
+    "increment": "brought up to date",
+    "replay": "taken up again",
+    "rebuild": "made anew",
+}
 All = Annotated[bool, typer.Option("--all", help="build every table, stale or not")]
 Explain = Annotated[bool, typer.Option("--explain", help="say what is stale, why; build nothing")]
 STACK, WAY, SOURCE = "The stack", "The way of a row", "The demo's source"
@@ -608,6 +613,7 @@ def publish(
 
     What has not passed its expectations yet is judged first. Exits 1 where one failed.
     """
+    from lake import provenance
     from lake.branches import publish as publishing
     from lake.manifest import manifest_text
     from lake.stack.program import require
@@ -615,9 +621,11 @@ def publish(
 
     require("postgres", "minio")
     project = validations.project()
+    publishing.check(name, project)
     if unvalidated is None and (waiting := validations.missing(name, project)):
         _judge(name, {table.partition(".")[0] for table in waiting})
-    made = publishing.publish(name, manifest_text(), project, reason=unvalidated)
+    is_whole = not provenance.stale(name)
+    made = publishing.publish(name, manifest_text(), project, is_whole=is_whole, reason=unvalidated)
     err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
 
 

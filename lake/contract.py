@@ -606,7 +606,7 @@ def _of_models(
 ) -> Iterator[Mistake]:
     """What is wrong between files: names, references, Jinja."""
     by_name = Counter(path.stem for path in sql)
-    stems = set(by_name)
+    stems = {*by_name, *(path.stem for path in project.glob("models/**/*.py"))}
     described = Counter(model.name for file in files for model in file.properties.models)
     tables = {
         (source.name, table.name)

@@ -210,9 +210,21 @@ def table_of(node: Mapping[str, Any]) -> str:
 
 
 def model_nodes(of: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """What a manifest, the project's if left out, says of each model, by dbt's id."""
+    """What a manifest, the project's if left out, says of each model that is a table, by dbt's id.
+
+    An ephemeral one is a part of those that read it.
+    """
     nodes = (manifest() if of is None else of)["nodes"].items()
-    return {key: node for key, node in nodes if node["resource_type"] == "model"}
+    return {
+        key: node
+        for key, node in nodes
+        if node["resource_type"] == "model" and not is_ephemeral(node)
+    }
+
+
+def is_ephemeral(node: Mapping[str, Any]) -> bool:
+    """Whether a model is no table, but a part of the queries that read it."""
+    return bool(node["config"].get("materialized") == "ephemeral")
 
 
 def below(ids: set[str], of: Mapping[str, Any] | None = None) -> set[str]:

@@ -23,7 +23,16 @@ from lake import lag
 from lake.branches import branch, publish
 from lake.catalog import connect, metadata, open_catalog
 from lake.credentials import write_private
-from lake.manifest import BUILT, PROJECT, dbt_version, digest, manifest, source_tables, table_of
+from lake.manifest import (
+    BUILT,
+    PROJECT,
+    dbt_version,
+    digest,
+    is_ephemeral,
+    manifest,
+    source_tables,
+    table_of,
+)
 from lake.settings import TRUNK, settings
 from lake.shapes import SCHEMA_CHANGES
 
@@ -59,7 +68,7 @@ class Stale:
 
     code: Code
     reason: str
-    how: Literal["increment", "replay", "rebuild"]
+    how: Literal["create", "increment", "replay", "rebuild"]
 
 
 # The code
@@ -87,15 +96,23 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
     captured = {table.bronze: table.qualified for table in source_tables(of)}
     macros = Macros(of)
     made: dict[str, Code] = {}
+    bronze: dict[str, set[str]] = {}
     for key in _inputs_first(nodes):
         node = nodes[key]
         above = node["depends_on"].get("nodes", [])
+        inlined = [one for one in above if one in made and is_ephemeral(nodes[one])]
         models = {made[one].table: made[one].lineage for one in above if one in made}
-        landed = sorted(table_of(of["sources"][one]) for one in above if one in of["sources"])
-        sources = [captured[one] for one in landed if one in captured]
-        if lag.CHANGES in landed and not sources:
+        for one in inlined:
+            del models[made[one].table]
+            models |= made[one].models
+        bronze[key] = {table_of(of["sources"][one]) for one in above if one in of["sources"]}
+        bronze[key].update(*(bronze[one] for one in inlined))
+        sources = sorted(captured[one] for one in bronze[key] if one in captured)
+        if lag.CHANGES in bronze[key] and not sources:
             sources = sorted(captured.values())
         fingerprint = _fingerprint(node, of, macros, variables)
+        if inlined:
+            fingerprint = _hash([fingerprint, *(made[one].fingerprint for one in inlined)])
         meta = node["config"].get("meta") or {}
         made[key] = Code(
             table=table_of(node),
@@ -104,10 +121,10 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
             lineage=_hash([fingerprint, sorted(models.items())]),
             reach=meta.get("code_change") or _usual_reach(node["config"], meta),
             models=models,
-            landed=[one for one in landed if one not in (lag.CHANGES, SCHEMA_CHANGES)],
+            landed=sorted(bronze[key] - {lag.CHANGES, SCHEMA_CHANGES}),
             sources=sources,
         )
-    return list(made.values())
+    return [code for key, code in made.items() if not is_ephemeral(nodes[key])]
 
 
 def _usual_reach(config: Mapping[str, Any], meta: Mapping[str, Any]) -> "Reach":
@@ -300,18 +317,18 @@ class _Known:
 def _stale(code: Code, known: _Known, above: Mapping[str, Stale]) -> Stale | None:
     pointer = known.origins.get(code.table)
     if pointer is None:
-        return Stale(code, "it is not there yet", "increment")
+        return Stale(code, "it is not there yet", "create")
     fact = known.facts.get((pointer, code.lineage))
     if fact is None:
         earlier = [one for (at, _), one in known.facts.items() if at == pointer]
         how: dict[Reach, Literal["increment", "replay", "rebuild"]]
         how = {"rebuild": "rebuild", "replay": "replay", "new_rows": "increment"}
         if not earlier:
-            reason = "something else than a build has written it"
+            reason = "it has no record of a build: something else has written it"
             return Stale(code, reason, "rebuild" if code.table in known.moved else how[code.reach])
         if any(one.fingerprint == code.fingerprint for one in earlier):
             changed = [above[one].code.name for one in code.models if one in above]
-            reason = f"it reads {', '.join(changed) or 'models'}, with other code than before"
+            reason = f"it was built of other code of {', '.join(changed) or 'what it reads'}"
         else:
             reason = "its code is another"
         return Stale(code, reason, how[code.reach])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import platformdirs
-from pydantic import AfterValidator, BaseModel, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -46,7 +46,13 @@ def _user() -> str:
         return str(os.getuid())
 
 
-class Ports(BaseModel):
+class _Group(BaseModel):
+    """Settings that belong together, as `LAKE_PORTS__…`; a misspelt one is no setting."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Ports(_Group):
     """TCP ports on the loopback interface."""
 
     postgres: int = 15432
@@ -63,7 +69,7 @@ class Ports(BaseModel):
 Size = Annotated[str, Field(pattern=r"^\d+[mgMG]$")]
 
 
-class Heap(BaseModel):
+class Heap(_Group):
     """JVM heap limits, as `-Xmx` takes them: 800m, 4g."""
 
     trino: Size = "800m"
@@ -71,7 +77,7 @@ class Heap(BaseModel):
     capture: Size = "256m"
 
 
-class Source(BaseModel):
+class Source(_Group):
     """The Postgres that is captured. The stack brings its own; `host` names another."""
 
     host: str | None = None
@@ -83,7 +89,7 @@ class Source(BaseModel):
     publication: str = "lake"
 
 
-class Parts(BaseModel):
+class Parts(_Group):
     """A part that the machine already has, instead of the downloaded one."""
 
     go: Path | None = Field(None, description="the `go` command that builds MinIO")
@@ -92,7 +98,7 @@ class Parts(BaseModel):
     java_trino: Path | None = Field(None, description="home of a Java 24 or later for Trino")
 
 
-class Retention(BaseModel):
+class Retention(_Group):
     """How long the lake keeps what nobody reads any more; `lake maintain` goes by it."""
 
     branch_days: float = Field(7, description="a branch is dropped that long after its start")
@@ -103,7 +109,7 @@ class Retention(BaseModel):
     )
 
 
-class Compaction(BaseModel):
+class Compaction(_Group):
     """When `lake maintain` writes a table of `lake` anew."""
 
     small_bytes: int = Field(32 * 1024**2, description="a data file is small below that")
@@ -112,7 +118,7 @@ class Compaction(BaseModel):
     deleted_ratio: float = Field(0.3, description="a table so much of which is deleted", gt=0, le=1)
 
 
-class Queries(BaseModel):
+class Queries(_Group):
     """What people may take of Trino; builds and the lake's own queries are not held to it."""
 
     minutes: float = Field(30, description="a query that has run that long is ended", gt=0)

@@ -80,6 +80,11 @@ def publish(
     return None if made is None else int(made)
 
 
+def check(name: str, project: Sequence[Mapping[str, Any]]) -> None:
+    """Raise LakeError where a publish of a branch would, for what its tables were made of."""
+    branch.call("publisher", "select lake.must_be_accounted(%s, %s)", name, Jsonb(list(project)))
+
+
 def extend(to: lag.Position) -> None:
     """Note that what was published last is what all of the project makes of bronze up to there."""
     newest = log(1)

@@ -225,32 +225,41 @@ as $$
     where catalog_name = branch
 $$;
 
--- The tables that a branch has, and that are not as they were when it began.
+-- The tables of a branch that are not as they were when it began, those that it has dropped too.
 create or replace function lake.moved(branch text) returns table (name text)
 language sql stable
 as $$
     select table_namespace || '.' || table_name
     from (select * from public.iceberg_tables where catalog_name = branch) as mine
-    left join (select * from lake.bases where ref = branch) as base
+    full join (select * from lake.bases where ref = branch) as base
         using (table_namespace, table_name)
     where mine.metadata_location is distinct from base.metadata_location
 $$;
 
--- What is wrong with the tables that a branch has moved, if models are what `project` says: an array
--- as `made` above. A table that no model declares is nobody's to judge.
+-- What is wrong with the tables that a branch has moved, and with those that are made of them, if
+-- models are what `project` says: an array as `made` above. A table that no model declares is
+-- nobody's to judge.
 create or replace function lake.unaccounted(branch text, project jsonb)
 returns table (table_name text, why text)
 language sql stable
 as $$
-    with held as (
+    with recursive held as (
         select lake.origins_on(branch) as origins
+    ),
+    reached as (
+        select name from lake.moved(branch)
+        union
+        select model ->> 'table'
+        from jsonb_array_elements(project) as model
+        inner join reached on model -> 'models' ? reached.name
     )
     select
-        moved.name,
+        reached.name,
         case
+            when held.origins ->> reached.name is null then 'is not there'
             when not exists (
-                select from lake.provenance as p where p.pointer = held.origins ->> moved.name
-            ) then 'was written by something else than a build'
+                select from lake.provenance as p where p.pointer = held.origins ->> reached.name
+            ) then 'has no record of a build: something else has written it'
             when fact.pointer is null then 'was built of other code than the project has now'
             else 'was built of other rows than the branch has now in ' || (
                 select string_agg(above.name, ', ')
@@ -259,10 +268,10 @@ as $$
             )
         end
     from held
-    cross join lake.moved(branch) as moved
-    inner join jsonb_array_elements(project) as model on model ->> 'table' = moved.name
+    cross join reached
+    inner join jsonb_array_elements(project) as model on model ->> 'table' = reached.name
     left join lake.provenance as fact
-        on fact.pointer = held.origins ->> moved.name and fact.lineage = model ->> 'lineage'
+        on fact.pointer = held.origins ->> reached.name and fact.lineage = model ->> 'lineage'
     where
         fact.pointer is null
         or exists (
@@ -335,15 +344,28 @@ as $$
     )
 $$;
 
--- The tables that a branch has moved, and that have not passed the suite that `project` has for
--- them: an array as `made` above, with a suite, or null, in each.
+-- The tables that have not passed the suite that `project` has for them, of those that a branch has
+-- moved, and those that had passed it beside tables that it has moved. `project` is an array as
+-- `made` above, with a suite, or null, in each.
 create or replace function lake.unvalidated(branch text, project jsonb) returns setof text
 language sql stable
 as $$
+    with moved as (
+        select name from lake.moved(branch)
+    )
     select one ->> 'table'
-    from lake.moved(branch) as moved
-    inner join jsonb_array_elements(project) as one on one ->> 'table' = moved.name
-    where one ->> 'suite' is not null
+    from jsonb_array_elements(project) as one
+    where
+        one ->> 'suite' is not null
+        and (
+            one ->> 'table' in (select name from moved)
+            or exists (
+                select from lake.validations as fact
+                where
+                    fact.pointer = lake.origins_on(branch) ->> (one ->> 'table')
+                    and fact.beside ?| array(select name from moved)
+            )
+        )
     except
     select table_name from lake.validated(branch, project)
     order by 1
@@ -508,6 +530,22 @@ as $$
 $$;
 
 
+create or replace function lake.must_be_accounted(branch text, project jsonb) returns void
+language plpgsql
+as $$
+declare
+    unaccounted text;
+begin
+    select string_agg(table_name || ' ' || why, '; ') into unaccounted
+    from lake.unaccounted(branch, project);
+    if unaccounted is not null then
+        raise exception using errcode = 'LK007', message = format(
+            '%s: nothing was published; `lake --branch %s build` makes it what the project says',
+            unaccounted, branch
+        );
+    end if;
+end $$;
+
 -- Publishing. Publishes come one after the other; each is one transaction. `whole` says that all of
 -- the branch is built up to `built_lsn`. If it changed nothing, the last publish holds the same rows,
 -- and so reaches as far. What has not passed its suite is published for a reason that is told only.
@@ -529,7 +567,6 @@ declare
         'publish', author, code_version, branch, null, built_lsn, built_at, whole
     );
     began_from bigint := (select publish_id from lake.refs where name = branch);
-    unaccounted text;
     not_passed text;
 begin
     if not exists (select from lake.refs where name = branch and kind = 'branch') then
@@ -537,14 +574,7 @@ begin
             'there is no branch `%s`: see `lake branch list`', branch
         );
     end if;
-    select string_agg(table_name || ' ' || why, '; ') into unaccounted
-    from lake.unaccounted(branch, project);
-    if unaccounted is not null then
-        raise exception using errcode = 'LK007', message = format(
-            '%s: nothing was published; `lake --branch %s build` makes it what the project says',
-            unaccounted, branch
-        );
-    end if;
+    perform lake.must_be_accounted(branch, project);
     select string_agg(name, ', ') into not_passed from lake.unvalidated(branch, project) as name;
     if not_passed is not null and reason is null then
         raise exception using errcode = 'LK008', message = format(
@@ -886,7 +916,7 @@ grant insert, update on iceberg_tables to ingest, recorder;
 grant update on iceberg_tables to capture, maintenance;
 grant execute on function
 lake.state_at, lake.manifest_of, lake.reached, lake.origin, lake.origins_on, lake.moved,
-lake.validated, lake.unvalidated
+lake.validated, lake.unvalidated, lake.unaccounted, lake.must_be_accounted
 to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
@@ -909,6 +939,11 @@ create policy building on iceberg_tables to builder
 using (
     table_namespace not in ('bronze', 'quality')
     and catalog_name in (select name from lake.refs where kind = 'branch')
+)
+with check (
+    table_namespace not in ('bronze', 'quality')
+    and catalog_name in (select name from lake.refs where kind = 'branch')
+    and coalesce(iceberg_type, 'TABLE') = 'TABLE' -- a view can't be branched, judged or compacted
 );
 drop policy if exists building on iceberg_namespace_properties;
 create policy building on iceberg_namespace_properties to builder

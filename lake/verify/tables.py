@@ -117,7 +117,7 @@ def _load(branch: str, name: str) -> Table | None:
 
 
 def _shape(table: SourceTable, of: Table, columns: Sequence[str]) -> tuple[Shape, Sequence[str]]:
-    """The declared columns that both sides have, and the others."""
+    """The declared columns that both sides have, and the others, those that nobody declared too."""
     types = {field.name: field.field_type for field in of.schema().fields}
     compared = [
         Compared(column.name, column.source_name, types[column.name])
@@ -127,7 +127,9 @@ def _shape(table: SourceTable, of: Table, columns: Sequence[str]) -> tuple[Shape
     names = {column.name for column in compared}
     if lacking := [name for name in table.key if name not in names]:
         raise LakeError(f"its key can't be compared: {', '.join(lacking)} is on one side only")
-    return Shape(compared, table.key), [c.name for c in table.columns if c.name not in names]
+    declared = {column.source_name for column in table.columns}
+    left_out = [column.name for column in table.columns if column.name not in names]
+    return Shape(compared, table.key), [*left_out, *(c for c in columns if c not in declared)]
 
 
 def _relation(branch: str, table: Table) -> str:

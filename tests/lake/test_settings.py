@@ -14,6 +14,7 @@ from tests.conftest import lake
     [
         ("LAKE_HEAP__SPARK", "many", r"String should match pattern '^\d+[mgMG]$'"),
         ("LAKE_PORTS__TRINO", "x", "Input should be a valid integer"),
+        ("LAKE_PORTS__TRNO", "18080", "Extra inputs are not permitted"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(name: str, value: str, said: str) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
@@ -87,7 +88,7 @@ def test_what_was_built_of_other_code_is_refused(
 @pytest.mark.parametrize("table", ["a", "b"])
 def test_what_was_written_by_hand_since_is_refused(built: str, table: str) -> None:
     put(built, **{table: [99]})
-    with pytest.raises(LakeError, match=f"silver.{table} was written by something else"):
+    with pytest.raises(LakeError, match=f"silver.{table} has no record of a build"):
         publish.publish(built, None, PROJECT)
     assert values() == {}
 
@@ -100,6 +101,50 @@ def test_what_was_built_of_rows_that_have_been_replaced_is_refused(built: str) -
         publish.publish(built, None, PROJECT)
     record(built, LOWER)
     assert publish.publish(built, None, PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [
+        ([UPPER], "silver.b was built of other rows than the branch has now in silver.a: nothing"),
+        ([UPPER | {"lineage": "a2"}], "silver.b was built of other code than the project has now"),
+    ],
+)
+def test_what_the_branch_left_alone_and_no_longer_agrees_is_refused(
+    built: str, moved: list[dict[str, Any]], said: str
+) -> None:
+    """The branch moves `a`, of which `b` is made: readers would see two that do not agree."""
+    publish.publish(built, None, PROJECT)
+    branch.create("other")
+    put("other", a=[3])
+    record("other", *moved)
+    (upper,) = moved
+    lower = LOWER | {"lineage": f"b-{upper['lineage']}", "models": {"silver.a": upper["lineage"]}}
+    project = [upper, lower if upper != UPPER else LOWER]
+    with pytest.raises(LakeError, match=said):
+        publish.publish("other", None, project)
+    assert values() == {"a": [1], "b": [2]}
+    put("other", b=[4])
+    record("other", *project)
+    assert publish.publish("other", None, project)
+
+
+def test_a_model_s_table_that_was_dropped_by_hand_is_refused(built: str) -> None:
+    publish.publish(built, None, PROJECT)
+    branch.create("other")
+    open_catalog("other").drop_table("silver.b")
+    with pytest.raises(LakeError, match=r"silver\.b is not there: nothing was published"):
+        publish.publish("other", None, PROJECT)
+    assert publish.publish("other", None, [UPPER]), "no model declares it any more"
+    assert values() == {"a": [1]}
+
+
+def test_no_view_can_be_made(own_lake: str) -> None:
+    branch.create("mine")
+    with connect("builder") as connection, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        connection.execute(
+            "insert into iceberg_tables values ('mine', 'gold', 'v', 's3://lake/v', null, 'VIEW')"
+        )
 
 
 def test_what_is_built_on_something_unknown_is_recorded_as_little(own_lake: str) -> None:
