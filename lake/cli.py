@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -589,8 +590,10 @@ def diff(
     rows: Annotated[int, typer.Option(help="how many rows to show of each sort")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="as JSON, for programs")] = False,
 ) -> None:
-    """Show what a branch changes: tables, schemas, rows by key."""
+    """Show what a branch changes: tables, schemas, rows by key; and what no publish would take."""
+    from lake import provenance
     from lake.branches import diff
+    from lake.branches import publish as publishing
     from lake.stack.program import require
 
     require("postgres", "minio")
@@ -599,6 +602,9 @@ def diff(
         typer.echo(json.dumps(asdict(found), indent=2))
     else:
         out.print(diff.render(found))
+    with suppress(LakeError):  # of a project that does not parse
+        for one in publishing.unaccounted(name, provenance.project()):
+            err.print(f"[yellow]not to be published:[/] {escape(one)}", highlight=False)
 
 
 @cli.command(rich_help_panel=BRANCHES)

@@ -85,6 +85,16 @@ def check(name: str, project: Sequence[Mapping[str, Any]]) -> None:
     branch.call("publisher", "select lake.must_be_accounted(%s, %s)", name, Jsonb(list(project)))
 
 
+def unaccounted(name: str, project: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The tables of a branch that a publish of it would refuse, and why; none of what is none."""
+    with catalog.connect("reader") as connection:
+        found = connection.execute(
+            "select table_name || ' ' || why from lake.unaccounted(%s, %s)",
+            [name, Jsonb(list(project))],
+        ).fetchall()
+    return [one for (one,) in found]
+
+
 def extend(to: lag.Position) -> None:
     """Note that what was published last is what all of the project makes of bronze up to there."""
     newest = log(1)

@@ -233,7 +233,9 @@ as $$
     from (select * from public.iceberg_tables where catalog_name = branch) as mine
     full join (select * from lake.bases where ref = branch) as base
         using (table_namespace, table_name)
-    where mine.metadata_location is distinct from base.metadata_location
+    where
+        mine.metadata_location is distinct from base.metadata_location
+        and exists (select from lake.refs where name = branch and kind = 'branch')
 $$;
 
 -- What is wrong with the tables that a branch has moved, and with those that are made of them, if

@@ -150,6 +150,15 @@ def _completeness() -> Iterator[Finding]:
         "changes do not arrive: read `lake logs capture`",
     )
     yield Finding("gold", True, f"the source as of {built}" if built else status.NEVER_BUILT)
+    yield from _unreadable()
+
+
+def _unreadable() -> Iterator[Finding]:
+    """The tables of the lake whose metadata file is gone, or is none."""
+    for table in status.tables():
+        if table.trouble:
+            remedy = "`lake rollback` to a publish before it, or drop it on a branch and publish"
+            yield Finding(table.name, False, f"can't be read: {table.trouble}", remedy)
 
 
 def _raises(what: str, look: Callable[[], None]) -> Finding:

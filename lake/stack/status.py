@@ -36,12 +36,13 @@ class PartStatus:
 
 @dataclass(frozen=True)
 class TableStatus:
-    """Rows as a reader sees them, data files and delete files."""
+    """Rows as a reader sees them, data files and delete files; or why the table can't be read."""
 
     name: str
-    rows: int
-    data_files: int
-    delete_files: int
+    rows: int = 0
+    data_files: int = 0
+    delete_files: int = 0
+    trouble: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,10 @@ def _order(name: str) -> tuple[int, str]:
 
 
 def _table(name: str) -> TableStatus:
-    table = catalog().load_table(name)
+    try:
+        table = catalog().load_table(name)
+    except (OSError, ValueError) as error:  # of its metadata file, which is gone or is none
+        return TableStatus(name, trouble=str(error).strip().splitlines()[0])
     snapshot = table.current_snapshot()
     summary = snapshot.summary if snapshot else None
 
@@ -171,11 +175,15 @@ def render(status: Status) -> Group:
     tables.add_column("TABLE")
     for heading in ("ROWS", "DATA FILES", "DELETE FILES"):
         tables.add_column(heading, justify="right")
+    broken = [table for table in status.tables if table.trouble]
     for table in status.tables:
+        if table.trouble:
+            continue
         tables.add_row(
             table.name, f"{table.rows:,}", f"{table.data_files}", f"{table.delete_files}"
         )
     troubles = [f"[red]suspended:[/] {escape(trouble)}" for trouble in status.suspended]
+    troubles += [f"[red]can't be read:[/] {escape(f'{t.name}: {t.trouble}')}" for t in broken]
     troubles += [f"[yellow]unvalidated:[/] {escape(one)}" for one in status.unvalidated]
     return Group(parts, "", *positions(status.lag), *troubles, "", tables)
 

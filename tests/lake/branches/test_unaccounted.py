@@ -88,6 +88,7 @@ def test_what_was_built_of_other_code_is_refused(
 @pytest.mark.parametrize("table", ["a", "b"])
 def test_what_was_written_by_hand_since_is_refused(built: str, table: str) -> None:
     put(built, **{table: [99]})
+    assert f"silver.{table} has no record" in publish.unaccounted(built, PROJECT)[0]
     with pytest.raises(LakeError, match=f"silver.{table} has no record of a build"):
         publish.publish(built, None, PROJECT)
     assert values() == {}

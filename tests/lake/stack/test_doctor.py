@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from lake import lag
+from lake import catalog, lag
+from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.lag import Lag, Position
 from lake.source import inspection
 from lake.source.inspection import Trouble
 from lake.stack import doctor, status, supervisor
 from lake.stack.status import Status
+from tests.lake.branches.conftest import published
 
 HIDDEN = Trouble("public.loan", "hides rows", ("alter role capture bypassrls",))
 MISSED = Trouble("public.loan", "was not published", ("a", "b"), misses_changes=True)
@@ -79,3 +81,18 @@ def test_a_source_that_can_not_be_asked_suspends_nothing(monkeypatch: pytest.Mon
     assert status.suspended() == []
     (found,) = doctor._tables()
     assert (found.well, found.detail) == (False, "the source is not there")
+
+
+def test_a_table_that_can_not_be_read_is_named_and_the_others_are_shown(own_lake: str) -> None:
+    published(a=[1], b=[2])
+    with catalog._connect(catalog.OWNER, credentials().catalog_password) as owner:
+        owner.execute(
+            "update iceberg_tables set metadata_location = 's3://lake/warehouse/gone.json'"
+            " where catalog_name = 'lake' and table_name = 'a'"
+        )
+    a, b = (one for one in status.tables() if one.name.startswith("silver."))
+    assert (a.name, b.name, b.rows) == ("silver.a", "silver.b", 1)
+    assert "gone.json" in a.trouble
+    (found,) = doctor._unreadable()
+    assert not found.well
+    assert found.what == "silver.a"
