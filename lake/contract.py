@@ -6,7 +6,7 @@ there, YAML for a model that is not there. Read here are the files themselves, f
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -607,6 +607,7 @@ def _of_models(
     """What is wrong between files: names, references, Jinja."""
     by_name = Counter(path.stem for path in sql)
     stems = {*by_name, *(path.stem for path in project.glob("models/**/*.py"))}
+    declared = {model.name: model for file in files for model in file.properties.models}
     described = Counter(model.name for file in files for model in file.properties.models)
     tables = {
         (source.name, table.name)
@@ -638,7 +639,8 @@ def _of_models(
             yield Mistake(name, 1, f"{path.stem}: {said}, which the gates judge")
         if complete and path.stem not in described:
             yield Mistake(name, 1, f"{path.stem}: no .yml declares it, so it has no contract")
-        yield from _of_jinja(name, text, macros)
+        model = declared.get(path.stem) if by_name[path.stem] == 1 else None
+        yield from _of_jinja(name, text, macros, model)
         for found in _REF.finditer(text):
             line = text.count("\n", 0, found.start()) + 1
             kind, first, second = found.groups()
@@ -650,8 +652,8 @@ def _of_models(
                 yield Mistake(name, line, said)
 
 
-def _of_jinja(name: str, text: str, macros: list[str]) -> Iterator[Mistake]:
-    """Jinja that does not parse, and calls of macros that are only nearly there."""
+def _of_jinja(name: str, text: str, macros: list[str], model: Model | None) -> Iterator[Mistake]:
+    """Jinja that does not parse, macros that are only nearly there, and what `config` says."""
     from dbt_common.clients.jinja import get_environment
     from jinja2 import TemplateSyntaxError, nodes
 
@@ -660,11 +662,58 @@ def _of_jinja(name: str, text: str, macros: list[str]) -> Iterator[Mistake]:
     except TemplateSyntaxError as error:
         yield Mistake(name, error.lineno, f"no Jinja: {error.message}")
         return
+    told: dict[str, tuple[Any, int]] = {}
     for call in parsed.find_all(nodes.Call):
         called = call.node.name if isinstance(call.node, nodes.Name) else ""
-        for told in call.kwargs if called == "config" else ():
-            kind = told.value.value if isinstance(told.value, nodes.Const) else None
-            if told.key == "materialized" and (said := kinds.refused(kind)):
-                yield Mistake(name, told.lineno, f"{Path(name).stem}: {said}")
+        if called == "config":
+            told |= {pair.key: (_constant(pair.value), pair.lineno) for pair in call.kwargs}
         if called and called not in macros and (meant := _meant(called, macros)):
             yield Mistake(name, call.lineno, f"there is no macro `{called}`{meant}")
+    for line, said in _of_config(told, model):
+        yield Mistake(name, line, f"{Path(name).stem}: {said}")
+
+
+def _constant(expression: Any) -> Any:
+    """The value of an expression that says it by itself; else None."""
+    from jinja2.nodes import Impossible
+
+    try:
+        return expression.as_const()
+    except Impossible:
+        return None
+
+
+def _of_config(
+    told: Mapping[str, tuple[Any, int]], model: Model | None
+) -> Iterator[tuple[int, str]]:
+    """What is wrong with a model's kind, and with the key that its rows are merged by."""
+    kind, line = told.get("materialized", (None, 1))
+    if said := kinds.refused(kind):
+        yield line, said
+    if model is None:
+        return
+    names = [column.name for column in model.columns]
+    for setting in ("unique_key", "changed_by", "merge_exclude_columns", "merge_update_columns"):
+        value, line = told.get(setting, (None, 1))
+        for column in [value] if isinstance(value, str) else value or ():
+            if column not in names:
+                said = f"`{column}` is no column that it declares{_meant(column, names)}"
+                yield line, f"{setting}: {said}"
+    kind = kind or model.config.materialized
+    key, line = told.get("unique_key", (None, 1))
+    if "unique_key" not in told and kind in (None, "incremental"):
+        if not {"incremental_strategy", "unique_key"} & {*told, *(model.config.model_extra or {})}:
+            yield line, "unique_key is missing: rows are merged by it; or it is a `table`"
+    elif key and (of := {key} if isinstance(key, str) else {*key}) != _tested(model):
+        columns = ", ".join([key] if isinstance(key, str) else key)
+        if of <= {*names}:
+            said = f"no `is_key` of {columns} tests it: a null or a double in it doubles rows"
+            yield line, f"unique_key: {said}"
+
+
+def _tested(model: Model) -> set[str]:
+    """The columns of the model's `is_key`."""
+    for test in model.data_tests:
+        if isinstance(test, dict) and "is_key" in test:
+            return {*((test["is_key"] or {}).get("arguments") or {}).get("columns", ())}
+    return set()

@@ -232,6 +232,30 @@ MISTAKES = [
     (
         f"{SILVER}/loans.sql",
         "config(unique_key='loan_id')",
+        "config(unique_key='loanid')",
+        "loans: unique_key: `loanid` is no column that it declares; did you mean `loan_id`?",
+    ),
+    (
+        "models/gold/dim_dates.sql",
+        "changed_by=['day_of_week']",
+        "changed_by=['day_of_wek']",
+        "dim_dates: changed_by: `day_of_wek` is no column that it declares; did you mean",
+    ),
+    (
+        f"{SILVER}/loans.sql",
+        "config(unique_key='loan_id')",
+        "config()",
+        "loans: unique_key is missing: rows are merged by it; or it is a `table`",
+    ),
+    (
+        f"{SILVER}/loan_payments.sql",
+        "unique_key=['loan_id', 'installment']",
+        "unique_key='loan_id'",
+        "loan_payments: unique_key: no `is_key` of loan_id tests it: a null or a double in it",
+    ),
+    (
+        f"{SILVER}/loans.sql",
+        "config(unique_key='loan_id')",
         "config(unique_key='loan_id', materialized='view')",
         "loans: `view` is none that the lake can branch, judge and publish: `ephemeral` is a",
     ),
