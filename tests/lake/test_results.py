@@ -1,10 +1,12 @@
 """Results are kept of every run, whatever becomes of it; each run is judged by the others'."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyiceberg.schema import Schema
 
 from lake import manifest, results, rules
 from lake.branches import branch, maintain, publish
@@ -213,3 +215,13 @@ def test_the_seconds_of_the_last_run_are_those_of_what_it_built(own_lake: str) -
     built = [took("model", "silver.a", 7.5), took("model", "silver.b", 3.0)]
     results.record("run_two", [*built, took("test", "silver.b", 0.5)])
     assert results.seconds_of_last_run() == {"silver.a": 7.5, "silver.b": 3.0}
+
+
+def test_results_of_a_lake_from_before_get_the_columns_that_are_new(own_lake: str) -> None:
+    """Such as that of who has judged what a run took over."""
+    before = Schema(*results._schema().fields[:-1])
+    opened = open_catalog(TRUNK, "recorder")
+    opened.create_table(results.TABLE, before)
+    results.record("run_one", [replace(volume(3), judged_by="run_zero")])
+    (row,) = kept()
+    assert (row["value"], row["judged_by"]) == (3, "run_zero")

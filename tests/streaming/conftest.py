@@ -145,12 +145,12 @@ def verified(table: SourceTable) -> TableReport:
         forget_settings()
         with snapshot() as at:
             catch_up()
-            branch.create("judged")
+            there = at_source(at.connection, table)
+            target = bronze(table, there.columns)
+            branch.create("judged")  # after it: capture goes on, and a branch has what came before
             try:
                 with on_branch("judged"):
-                    there = at_source(at.connection, table)
-                    target = on_judged(bronze(table, there.columns))
-                    found = compare(table, there, target, at, Options(bronze=True))
+                    found = compare(table, there, on_judged(target), at, Options(bronze=True))
             finally:
                 branch.drop("judged")
     forget_settings()
