@@ -129,7 +129,7 @@ def test_what_is_declared_or_no_table_is_told_and_nothing_is_written(odd: Path) 
         scaffold.scaffold("nowhere")
     with pytest.raises(LakeError, match=r'no table public\."No Where": write it'):
         scaffold.scaffold('"No Where"')
-    with pytest.raises(LakeError, match=r"no table of its own rows public\.v"):
+    with pytest.raises(LakeError, match=r"public\.v is no table but a view or the like"):
         scaffold.scaffold("v")
     assert sorted(odd.rglob("*")) == before
 
