@@ -13,14 +13,17 @@ import psycopg
 import pytest
 
 from lake import source
+from lake.catalog import open_catalog
 from lake.errors import LakeError
-from lake.settings import settings
+from lake.manifest import Column, SourceTable
+from lake.settings import TRUNK, settings
 from lake.stack import postgres, trino
 from lake.verify import digests, run, tables
 from lake.verify.report import Report, TableReport, lines
 from lake.verify.run import Options
 from lake.verify.tables import Target
 from lake.verify.values import literal
+from tests.lake.branches.conftest import published
 from tests.lake.verify.conftest import Make
 from tests.lake.verify.made import Made
 
@@ -394,6 +397,17 @@ def test_a_large_value_that_only_a_renamed_row_has_is_left_out_and_said(make: Ma
     assert verified(made, made.silver(made.build())).uncompared == 0
     trino.ask(f"update {made.relation('silver_made', 'page')} set body = 'planted' where id = 1")
     assert named(verified(made, made.silver(built))) == {("differing", "1")}
+
+
+def test_columns_that_one_side_lacks_are_named_whoever_declared_them(own_lake: str) -> None:
+    published(a=[1])
+    names = ("value", "not_built", "gone")
+    columns = tuple(Column(name, "bigint", name) for name in names)
+    declared = SourceTable("bronze.a", "public", "a", ("value",), columns)
+    held = open_catalog(TRUNK).load_table("silver.a")
+    shape, left_out = tables._shape(declared, held, ["value", "not_built", "undeclared"])
+    assert [column.name for column in shape.columns] == ["value"]
+    assert left_out == ["not_built", "gone", "undeclared"]
 
 
 def test_few_of_many_rows_are_found_and_so_is_that_all_of_them_differ(
