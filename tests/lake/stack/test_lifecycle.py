@@ -131,7 +131,7 @@ def test_status_as_json_tells_each_part(lake_stack: Path) -> None:
     assert parts["trino"]["memory_bytes"] > 50 * 1024**2
 
 
-def test_doctor_finds_nothing_wrong_with_a_running_stack(lake_stack: Path) -> None:
+def test_doctor_finds_nothing_wrong_with_a_running_stack(demo: str) -> None:
     done = lake("doctor")
     assert done.returncode == 0, done.stdout
 
