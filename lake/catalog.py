@@ -24,6 +24,7 @@ from lake.settings import LAYERS, QUALITY, TRUNK, settings
 if TYPE_CHECKING:  # more than a second to import
     from pyiceberg.catalog import Catalog
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 OWNER = "catalog"
 
@@ -228,14 +229,15 @@ def metadata(branch: str, table: str) -> Mapping[str, Any] | None:
 
 
 def row_count(table: "Table") -> int:
-    """How many rows a table has, from its metadata alone."""
+    """How many rows a table without equality deletes has, from its metadata alone."""
     snapshot = table.current_snapshot()
+    return total(snapshot, "records") - total(snapshot, "position-deletes")
+
+
+def total(snapshot: "Snapshot | None", what: str) -> int:
+    """A total of a snapshot's summary, such as that of `data-files`; 0 where it tells of none."""
     summary = snapshot.summary if snapshot else None
-    records, deleted = (
-        int((summary[key] if summary else None) or 0)
-        for key in ("total-records", "total-position-deletes")
-    )
-    return records - deleted
+    return int((summary[f"total-{what}"] if summary else None) or 0)
 
 
 def create() -> None:

@@ -6,7 +6,7 @@ there, YAML for a model that is not there. Read here are the files themselves, f
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -674,7 +674,7 @@ def _of_jinja(name: str, text: str, macros: list[str], model: Model | None) -> I
 
 
 def _constant(expression: Any) -> Any:
-    """The value of an expression that says it by itself; else None."""
+    """The value of a Jinja expression that is a literal; None of one that has to be evaluated."""
     from jinja2.nodes import Impossible
 
     try:
@@ -695,20 +695,23 @@ def _of_config(
     names = [column.name for column in model.columns]
     for setting in ("unique_key", "changed_by", "merge_exclude_columns", "merge_update_columns"):
         value, line = told.get(setting, (None, 1))
-        for column in [value] if isinstance(value, str) else value or ():
+        for column in _listed(value):
             if column not in names:
                 said = f"`{column}` is no column that it declares{_meant(column, names)}"
                 yield line, f"{setting}: {said}"
     kind = kind or model.config.materialized
-    key, line = told.get("unique_key", (None, 1))
-    if "unique_key" not in told and kind in (None, "incremental"):
-        if not {"incremental_strategy", "unique_key"} & {*told, *(model.config.model_extra or {})}:
-            yield line, "unique_key is missing: rows are merged by it; or it is a `table`"
-    elif key and (of := {key} if isinstance(key, str) else {*key}) != _tested(model):
-        columns = ", ".join([key] if isinstance(key, str) else key)
-        if of <= {*names}:
-            said = f"no `is_key` of {columns} tests it: a null or a double in it doubles rows"
-            yield line, f"unique_key: {said}"
+    value, line = told.get("unique_key", (None, 1))
+    key, settings = _listed(value), {*told, *(model.config.model_extra or {})}
+    if kind in (None, "incremental") and not {"incremental_strategy", "unique_key"} & settings:
+        yield line, "unique_key is missing: rows are merged by it; or it is a `table`"
+    elif {*key} <= {*names} and key and {*key} != _tested(model):
+        said = f"no `is_key` of {', '.join(key)} tests it: a null or a double in it doubles rows"
+        yield line, f"unique_key: {said}"
+
+
+def _listed(value: Any) -> Sequence[str]:
+    """The columns of a setting that takes one or several."""
+    return [value] if isinstance(value, str) else value or ()
 
 
 def _tested(model: Model) -> set[str]:

@@ -1,4 +1,4 @@
-"""Which kinds of dbt's models the lake keeps: what is a table of Iceberg, or nothing by itself.
+"""The materializations of dbt that a model may have: Iceberg tables, and `ephemeral`, a subquery.
 
 A branch is a copy of pointers to tables, and a publish moves them. A view has none, its rows would
 be other ones than those that were judged, and neither engine reads the other's.

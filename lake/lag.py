@@ -4,8 +4,10 @@ LSNs are positions in the source's WAL, in bytes: their differences are bytes, t
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from lake import source
 from lake.catalog import connect, metadata
@@ -75,8 +77,11 @@ def captured(branch: str = TRUNK) -> Position | None:
     Before the first change, it is what the bulk load holds.
     """
     changes = metadata(branch, CHANGES)
-    if changes is None:
-        return None
+    return position(changes) if changes else None
+
+
+def position(changes: Mapping[str, Any]) -> Position | None:
+    """The same of the metadata file of `bronze.changes`."""
     properties = changes["properties"]
     if COMPLETE_LSN in properties:
         at = datetime.fromisoformat(properties[COMPLETE_AT])

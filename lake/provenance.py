@@ -372,8 +372,9 @@ def _known(ref: str) -> _Known:
 
 def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
     """The commit LSN of each captured table's newest change after an LSN, as far as is complete."""
-    position, changes = lag.captured(ref), metadata(ref, lag.CHANGES)
-    if position is None or changes is None or since is None or since >= position.lsn:
+    changes = metadata(ref, lag.CHANGES)
+    position = lag.position(changes) if changes else None
+    if changes is None or position is None or since is None or since >= position.lsn:
         return {}
     if since >= int(changes["properties"].get(lag.CHANGED_LSN, position.lsn)):
         return {}

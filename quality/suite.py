@@ -16,7 +16,7 @@ from lake.manifest import models
 class Expectation:
     """What is expected: one of Great Expectations' classes, by its name, and its arguments.
 
-    `words` say what holds then. One that `warns` is told of where it fails, and stops nothing.
+    `words` describe what holds where it is met. With `warns` a failure stops nothing.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The suites of all layers, and what each is a suite of."""
+"""The suites of all layers: a suite's fingerprint, and the tables that its queries read."""
 
 import re
 from collections.abc import Sequence

@@ -125,10 +125,7 @@ def wear(table: Table) -> Wear:
                 small[partition] += file.file_size_in_bytes < compaction.small_bytes
             else:
                 deletes[partition] += 1
-    rows, deleted = (
-        int((snapshot.summary and snapshot.summary[f"total-{what}"]) or 0)
-        for what in ("records", "position-deletes")
-    )
+    rows, deleted = (catalog.total(snapshot, what) for what in ("records", "position-deletes"))
     many = compaction.files
     return Wear(
         data.total(),

@@ -25,7 +25,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lake.catalog import access, connect, open_catalog
+from lake.catalog import access, connect, open_catalog, total
 from lake.errors import LakeError
 from lake.manifest import model_nodes, table_of
 
@@ -122,12 +122,8 @@ class _Side:
     def count(self) -> int | None:
         """Rows as a reader sees them; None where equality deletes leave that open."""
         snapshot = self.metadata.current_snapshot()
-        summary = snapshot.summary if snapshot else None
-        if summary is None:
-            return 0
         rows, by_position, by_equality = (
-            int(summary[f"total-{what}"] or 0)
-            for what in ("records", "position-deletes", "equality-deletes")
+            total(snapshot, what) for what in ("records", "position-deletes", "equality-deletes")
         )
         return None if by_equality else rows - by_position
 

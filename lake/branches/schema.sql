@@ -352,20 +352,23 @@ $$;
 create or replace function lake.unvalidated(branch text, project jsonb) returns setof text
 language sql stable
 as $$
-    with moved as (
-        select name from lake.moved(branch)
+    with held as materialized (
+        select
+            lake.origins_on(branch) as origins,
+            array(select name from lake.moved(branch)) as moved
     )
     select one ->> 'table'
-    from jsonb_array_elements(project) as one
+    from held
+    cross join jsonb_array_elements(project) as one
     where
         one ->> 'suite' is not null
         and (
-            one ->> 'table' in (select name from moved)
+            one ->> 'table' = any(held.moved)
             or exists (
                 select from lake.validations as fact
                 where
-                    fact.pointer = lake.origins_on(branch) ->> (one ->> 'table')
-                    and fact.beside ?| array(select name from moved)
+                    fact.pointer = held.origins ->> (one ->> 'table')
+                    and fact.beside ?| held.moved
             )
         )
     except
@@ -550,7 +553,7 @@ end $$;
 
 -- Publishing. Publishes come one after the other; each is one transaction. `whole` says that all of
 -- the branch is built up to `built_lsn`. If it changed nothing, the last publish holds the same rows,
--- and so reaches as far. What has not passed its suite is published for a reason that is told only.
+-- and so reaches as far. A table that has not passed its suite is refused unless a `reason` is given.
 create or replace function lake.publish(
     branch text,
     author text,
@@ -569,7 +572,7 @@ declare
         'publish', author, code_version, branch, null, built_lsn, built_at, whole
     );
     began_from bigint := (select publish_id from lake.refs where name = branch);
-    not_passed text;
+    not_passed text[];
 begin
     if not exists (select from lake.refs where name = branch and kind = 'branch') then
         raise exception using errcode = 'LK004', message = format(
@@ -577,18 +580,19 @@ begin
         );
     end if;
     perform lake.must_be_accounted(branch, project);
-    select string_agg(name, ', ') into not_passed from lake.unvalidated(branch, project) as name;
-    if not_passed is not null and reason is null then
+    not_passed := array(select lake.unvalidated(branch, project));
+    if cardinality(not_passed) > 0 and reason is null then
         raise exception using errcode = 'LK008', message = format(
             '%s did not pass: nothing was published; see `lake --branch %s validate`',
-            not_passed, branch
+            array_to_string(not_passed, ', '), branch
         );
     end if;
     insert into lake.exceptions
     select
-        publish, lake.origins_on(branch) ->> name,
+        publish, held.origins ->> name,
         split_part(name, '.', 1), split_part(name, '.', 2), publish.reason
-    from lake.unvalidated(branch, project) as name;
+    from (select lake.origins_on(branch) as origins) as held
+    cross join unnest(not_passed) as name;
     insert into lake.moves
     select publish, table_namespace, table_name, base.metadata_location, mine.metadata_location
     from (select * from iceberg_tables where catalog_name = branch) as mine

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from lake import lag
 from lake.branches import publish
-from lake.catalog import catalog, row_count
+from lake.catalog import catalog, row_count, total
 from lake.errors import LakeError
 from lake.lag import Lag
 from lake.settings import LAYERS, settings
@@ -140,12 +140,7 @@ def _table(name: str) -> TableStatus:
     except (OSError, ValueError) as error:  # of its metadata file, which is gone or is none
         return TableStatus(name, trouble=str(error).strip().splitlines()[0])
     snapshot = table.current_snapshot()
-    summary = snapshot.summary if snapshot else None
-
-    def count(key: str) -> int:
-        return int((summary[key] if summary else None) or 0)
-
-    files = count("total-data-files"), count("total-delete-files")
+    files = total(snapshot, "data-files"), total(snapshot, "delete-files")
     return TableStatus(name, row_count(table), *files)
 
 

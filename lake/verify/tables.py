@@ -10,7 +10,7 @@ from pyiceberg.table import Table
 
 from lake import lag
 from lake.branches import publish
-from lake.catalog import open_catalog
+from lake.catalog import open_catalog, total
 from lake.errors import LakeError
 from lake.manifest import SourceTable, current_models, models
 from lake.settings import TRUNK, settings
@@ -141,9 +141,7 @@ def _relation(branch: str, table: Table) -> str:
 
 
 def _rows(table: Table) -> int:
-    snapshot = table.current_snapshot()
-    total = snapshot.summary["total-records"] if snapshot and snapshot.summary else None
-    return int(total or 0)
+    return total(table.current_snapshot(), "records")
 
 
 @dataclass(frozen=True)
