@@ -1,7 +1,7 @@
 """The tables of a layer as Spark sees them, and what is measured of the layer as a whole."""
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -48,18 +48,21 @@ def spark() -> SparkSession:
     return opened
 
 
-def frames(layer: str) -> dict[str, DataFrame]:
-    """What the suite of a layer is judged on, by name: its models, and what they are made of.
-
-    Raises LakeError where a table is missing.
-    """
-    if layer == "bronze":
-        return bronze()
+def judged_on(layer: str) -> list[str]:
+    """The tables that the suite of a layer may read: its models, and what they are made of."""
     nodes = model_nodes()
     found = {key for key, node in nodes.items() if node["fqn"][1] == layer}
     above = {parent for key in found for parent in nodes[key]["depends_on"]["nodes"]}
     judged = [nodes[key] for key in sorted(found | above & nodes.keys())]
-    return {name: read(name) for name in (f"{node['fqn'][1]}.{node['name']}" for node in judged)}
+    return [f"{node['fqn'][1]}.{node['name']}" for node in judged]
+
+
+def frames(layer: str, tables: Iterable[str]) -> dict[str, DataFrame]:
+    """Tables that the suite of a layer is judged on, by name; of bronze all there is.
+
+    Raises LakeError where a table is missing.
+    """
+    return bronze() if layer == "bronze" else {name: read(name) for name in tables}
 
 
 def bronze() -> dict[str, DataFrame]:

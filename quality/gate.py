@@ -13,7 +13,7 @@ from lake.errors import LakeError
 from lake.settings import LAYERS
 from quality import gx, validations
 from quality.finding import Finding, Report
-from quality.suites import suites
+from quality.suites import read_beside, suites
 from quality.validations import Passed
 
 if TYPE_CHECKING:
@@ -38,12 +38,13 @@ def validate(
         if layer not in LAYERS:
             raise LakeError(f"there is no layer `{layer}`: choose of {', '.join(LAYERS)}")
     from quality import history
-    from quality.frames import frames, spark
+    from quality.frames import frames, judged_on, spark
 
     try:
         before = validations.judged_of(layers)
         passed = validations.passed(layers) if only_what_moved else {}
-        judged = judge({layer: frames(layer) for layer in layers}, progress, passed)
+        read = {layer: frames(layer, _needed(layer, judged_on(layer), passed)) for layer in layers}
+        judged = judge(read, progress, passed)
         if validations.judged_of(layers) == before:  # or nobody can tell what of it was judged
             validations.record(before, judged)
         return Report((*judged.findings, *history.judge(layers)))
@@ -58,16 +59,28 @@ def judge(
 ) -> Report:
     """Judge frames, by layer and name, by the suites of their layers, but for those that passed."""
     findings: list[Finding] = []
+    passed = passed or {}
     for layer, frames in layers.items():
-        with _at_hand(frames):
+        needed = _needed(layer, [*frames], passed)
+        with _at_hand({name: frame for name, frame in frames.items() if name in needed}):
             for table, expectations in suites(layer).items():
-                if earlier := (passed or {}).get(table):
+                if earlier := passed.get(table):
                     findings += [replace(one, judged_by=earlier.by) for one in earlier.findings]
                 elif expectations:
                     if progress:
                         progress(layer, table)
                     findings += gx.judge(table, expectations, frames[table])
     return Report(tuple(findings))
+
+
+def _needed(layer: str, tables: Sequence[str], passed: Mapping[str, Passed]) -> set[str]:
+    """The tables that are to be judged, and those that their suites read beside them."""
+    waiting = {
+        table: expectations
+        for table, expectations in suites(layer).items()
+        if expectations and table not in passed
+    }
+    return {*waiting}.union(*(read_beside(one, tables) for one in waiting.values()))
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from html import escape
 from importlib import import_module
 from pathlib import Path
 from shutil import rmtree
 from threading import Thread
 from typing import TYPE_CHECKING, Any
+
+from jinja2.bccache import Bucket, BytecodeCache
 
 from lake.settings import LAYERS, settings
 from quality.finding import Finding
@@ -27,9 +29,28 @@ def prepare() -> None:
     Thread(target=_great_expectations).start()
 
 
+@lru_cache
 def _great_expectations() -> Any:
     os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported
-    return import_module("great_expectations")
+    imported = import_module("great_expectations")
+    # It makes an environment of templates for each page, and so would compile them for each.
+    view: Any = import_module("great_expectations.render.view.view")
+    view.Environment = partial(view.Environment, bytecode_cache=_Compiled())
+    return imported
+
+
+class _Compiled(BytecodeCache):
+    """Templates that this process has compiled already."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, bytes] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        if found := self._code.get(bucket.key):
+            bucket.bytecode_from_string(found)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        self._code[bucket.key] = bucket.bytecode_to_string()
 
 
 def judge(

@@ -43,7 +43,7 @@ judged as (
         on_break,
         _ingested_at as first_seen_at,
         _ingested_at as last_seen_at,
-        '{{ env_var("LAKE_BRANCH", "lake") }}' as run_id,
+        '{{ env_var("LAKE_BRANCH", "lake") if execute }}' as run_id,
         _commit_lsn,
         _ordinal,
         _committed_at,

@@ -4,8 +4,9 @@
     follows that judges every row: a key that is new has never been tested.
 -#}
 {% macro files_written(relation, few=20) -%}
+    {%- if not execute -%} {{- return(none) -}} {%- endif -%}
     {%- set published, branch = 'lake.' ~ relation.schema, env_var('LAKE_BRANCH', 'lake') -%}
-    {%- if not execute or flags.INTROSPECT is false or branch == 'lake'
+    {%- if flags.INTROSPECT is false or branch == 'lake'
         or not env_var('LAKE_GATE_FOLLOWS', '')
         or not is_listed('show schemas from lake', relation.schema)
         or not is_listed('show tables from ' ~ published, relation.identifier) -%}
