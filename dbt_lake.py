@@ -21,9 +21,9 @@ from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import add_callback_to_manager
 from dbt_common.exceptions import DbtRuntimeError
 
-from lake.catalog import access, for_spark
+from lake.catalog import access, for_spark, pointer
 from lake.errors import LakeError
-from lake.manifest import PROJECT, check
+from lake.manifest import BUILT, PROJECT, check
 from lake.settings import TRUNK, settings
 
 BUILDING = ("build", "run", "seed", "snapshot", "clone")
@@ -55,6 +55,8 @@ class Branch(dbtPlugin):
         # What PySpark sets in each session that it opens.
         os.environ["PYSPARK_REMOTE_INIT_CONF_LEN"] = "1"
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
+        if command in BUILDING:
+            add_callback_to_manager(take_first)
         if command in BUILDING and Path(flags.PROJECT_DIR).resolve() == PROJECT:
             from lake import provenance  # slow to import
 
@@ -63,6 +65,19 @@ class Branch(dbtPlugin):
                 assert isinstance(seen_by_macros, dict)
                 seen_by_macros.update(provenance.anew(branch))
                 add_callback_to_manager(record_at_the_end)
+
+
+def take_first(message: EventMsg) -> None:
+    """Have the branch be able to write to a table before dbt builds it."""
+    if message.info.name != "NodeStart" or message.data.node_info.resource_type not in BUILT:
+        return
+    from lake.branches import branch
+
+    built = message.data.node_info.node_relation
+    table = f"{built.schema}.{built.alias}"
+    with suppress(LakeError):  # what keeps it from being written, the engine says
+        if pointer(settings().branch, table):
+            branch.take(settings().branch, [table])
 
 
 def record_at_the_end(message: EventMsg) -> None:

@@ -213,6 +213,12 @@ def metadata(branch: str, table: str) -> Mapping[str, Any] | None:
 
     Raises LakeError where the file can't be read.
     """
+    location = pointer(branch, table)
+    return None if location is None else metadata_at(location)
+
+
+def pointer(branch: str, table: str) -> str | None:
+    """Where a table's metadata file is; None without the table."""
     namespace, _, name = table.partition(".")
     with connect("reader") as connection:
         found = connection.execute(
@@ -220,9 +226,11 @@ def metadata(branch: str, table: str) -> Mapping[str, Any] | None:
             " where (catalog_name, table_namespace, table_name) = (%s, %s, %s)",
             [branch, namespace, name],
         ).fetchone()
-    if found is None:
-        return None
-    (location,) = found
+    return found[0] if found else None
+
+
+def metadata_at(location: str) -> dict[str, Any]:
+    """A metadata file. Raises LakeError where it can't be read."""
     text = object_store.read(location, "reader", credentials().roles["reader"].s3_secret_key)
     read: dict[str, Any] = json.loads(gzip.decompress(text) if ".gz." in location else text)
     return read

@@ -466,19 +466,33 @@ def sql(
         Literal["table", "csv", "json"],
         typer.Option("--format", help="json is an object a line"),
     ] = "table",
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="MOMENT", help="silver and gold as of a publish's id, or a time"),
+    ] = None,
 ) -> None:
     """Ask Trino, on the branch, in gold. On a terminal and without a query: a shell."""
+    from lake.settings import TRUNK, on_branch, settings
     from lake.stack.program import require
 
     require("trino")
-    if query is None and sys.stdin.isatty():
-        from lake import shell
+    name = settings().branch
+    if at is not None:
+        from lake.branches import branch, publish
 
-        shell.talk(form)
-        return
-    from lake.query import run
+        require("postgres")
+        if name != TRUNK:
+            raise LakeError("`--at` asks `lake` as it was; a branch or a tag has no publishes")
+        name = branch.pin(publish.at(at))
+    with on_branch(name):
+        if query is None and sys.stdin.isatty():
+            from lake import shell
 
-    run(sys.stdin.read() if query is None else query, form, sys.stdout)
+            shell.talk(form)
+            return
+        from lake.query import run
+
+        run(sys.stdin.read() if query is None else query, form, sys.stdout)
 
 
 branch_cli = typer.Typer(no_args_is_help=True, help="Branches: make one, list them, drop one.")
@@ -511,6 +525,18 @@ def branch_drop(names: Annotated[list[str], typer.Argument(help="one or more")])
     require("postgres", "minio")
     for name in names:
         branch.drop(name)
+
+
+@branch_cli.command("take")
+def branch_take(
+    name: Name, tables: Annotated[list[str], typer.Argument(help="such as gold.fct_loans")]
+) -> None:
+    """Have a branch be able to write by hand to tables that it did not make; dbt does it itself."""
+    from lake.branches import branch
+    from lake.stack.program import require
+
+    require("postgres", "minio")
+    branch.take(name, tables)
 
 
 @branch_cli.command("list")
@@ -571,14 +597,16 @@ def _list_refs(kind: str) -> None:
 
 @cli.command(rich_help_panel=BRANCHES)
 def pin(
-    publish: Annotated[int | None, typer.Argument(help="the last one if left out")] = None,
+    moment: Annotated[
+        str | None, typer.Argument(help="a publish's id, or a time; the last one if left out")
+    ] = None,
 ) -> None:
     """Print the name under which a publish can be read, whatever is published meanwhile."""
-    from lake.branches import branch
+    from lake.branches import branch, publish
     from lake.stack.program import require
 
     require("postgres")
-    typer.echo(branch.pin(publish))
+    typer.echo(branch.pin(None if moment is None else publish.at(moment)))
 
 
 @cli.command(rich_help_panel=BRANCHES)

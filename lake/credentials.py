@@ -46,6 +46,11 @@ class Credentials(BaseModel, extra="forbid"):
         default_factory=lambda: {role: RoleSecrets() for role in ROLES}
     )
 
+    @property
+    def make_keys(self) -> bool:
+        """Whether they are enough to make branches' keys. Those of a job of CI are not."""
+        return "key_owner_secret_key" in self.model_fields_set
+
 
 def _path() -> Path:
     return settings().state_dir / "credentials.json"

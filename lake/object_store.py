@@ -1,12 +1,16 @@
 """Who may do what in the object store: a key for each role, and one for each branch.
 
-Nobody but maintenance deletes a file that `lake` may need. A branch's key deletes below that
-branch's own location only, which no other branch ever has again.
+Nobody but maintenance overwrites or deletes a file that `lake` may need. A branch's key writes and
+deletes below that branch's own location only, which no other branch ever has again, and is gone
+before the branch is published.
 """
 
 import json
-from datetime import datetime
+import secrets
+from contextlib import suppress
+from datetime import UTC, datetime
 from functools import lru_cache
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from lake.credentials import ROLES, credentials
@@ -46,24 +50,32 @@ def create() -> None:
             admin.attach_policy([policy], user=user)
 
 
-def create_key(location: str, expires_at: str) -> tuple[str, str]:
-    """A new key that reads all, writes on branches, and deletes below `location`: (access, secret).
+def create_key(
+    location: str, expires_at: datetime, like: tuple[str, str] | None = None
+) -> tuple[str, str]:
+    """A new key that reads all, and writes and deletes below `location`: (access, secret).
 
-    It dies at `expires_at`, ISO 8601 in UTC, if it isn't removed before.
+    It dies at `expires_at`, if it isn't removed before. It may be `like` one that was removed.
     """
+    access_key, secret_key = like or (None, None)
     made = _key_owner().add_service_account(
-        name=location.rpartition("/")[2][:32],
+        access_key=access_key,
+        secret_key=secret_key,
+        name=f"branch_{secrets.token_hex(4)}",
         description=settings().bucket,
-        policy=_policy(("branches",), (location,)),
-        expiration=expires_at,
+        policy=_policy((location,), (location,)),
+        expiration=f"{expires_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
     )
     found = json.loads(made)["credentials"]
     return found["accessKey"], found["secretKey"]
 
 
 def remove_key(access_key: str) -> None:
-    """Remove a branch's key."""
-    _key_owner().delete_service_account(access_key)
+    """Remove a branch's key, unless it has expired or is removed already."""
+    from minio.error import MinioAdminException  # slow to import
+
+    with suppress(MinioAdminException):
+        _key_owner().delete_service_account(access_key)
 
 
 def branch_keys() -> dict[str, datetime]:
@@ -140,6 +152,24 @@ def read(location: str, user: str, secret: str) -> bytes:
         said = str(error).splitlines()[0]
         raise LakeError(f"{location} can't be read: {said}; is MinIO up? `lake status`") from None
     return found
+
+
+def write(location: str, text: bytes, user: str, secret: str) -> None:
+    """Write a file, by its whole address, such as `s3://lake/branches/…`.
+
+    Raises LakeError where it can't be written.
+    """
+    from minio.error import MinioException
+    from urllib3.exceptions import HTTPError
+
+    bucket, _, key = location.removeprefix("s3://").partition("/")
+    try:
+        _client(user, secret).put_object(
+            bucket_name=bucket, object_name=key, data=BytesIO(text), length=len(text)
+        )
+    except (MinioException, HTTPError) as error:
+        said = str(error).splitlines()[0]
+        raise LakeError(f"{location} can't be written: {said}") from None
 
 
 def _key_owner() -> "MinioAdmin":

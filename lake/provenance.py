@@ -33,7 +33,7 @@ from lake.manifest import (
     source_tables,
     table_of,
 )
-from lake.settings import TRUNK, settings
+from lake.settings import settings
 from lake.shapes import SCHEMA_CHANGES
 
 if TYPE_CHECKING:  # slow to import
@@ -274,11 +274,8 @@ def stale(ref: str, upto: lag.Position | None = None) -> list[Stale]:
 
     Raises LakeError where the project does not parse, or there is no such branch.
     """
-    known = _known(ref)
-    found: dict[str, Stale] = {}
-    for code in codes().values():
-        if one := _stale(code, known, found):
-            found[code.table] = one
+    known = _known(ref, with_news=True)
+    found = _waiting(known)
     if upto:
         current = [
             {"pointer": known.origins[code.table], "lineage": code.lineage}
@@ -314,6 +311,15 @@ class _Known:
     newest: Mapping[str, int]
 
 
+def _waiting(known: _Known) -> dict[str, Stale]:
+    """What is stale, by table, inputs first."""
+    found: dict[str, Stale] = {}
+    for code in codes().values():
+        if one := _stale(code, known, found):
+            found[code.table] = one
+    return found
+
+
 def _stale(code: Code, known: _Known, above: Mapping[str, Stale]) -> Stale | None:
     pointer = known.origins.get(code.table)
     if pointer is None:
@@ -338,15 +344,15 @@ def _stale(code: Code, known: _Known, above: Mapping[str, Stale]) -> Stale | Non
     return Stale(code, f"there is news of {', '.join(news)}", "increment") if news else None
 
 
-def _known(ref: str) -> _Known:
+def _known(ref: str, *, with_news: bool) -> _Known:
+    """What is known of a branch; what capture has landed since is looked up `with_news` only."""
     with connect("reader") as connection:
         rows = connection.execute(
             """
             select table_namespace || '.' || table_name, lake.origin(now.metadata_location),
-                now.metadata_location is distinct from base.metadata_location
+                changed.after is not null
             from (select * from iceberg_tables where catalog_name = %(ref)s) as now
-            left join (select * from lake.bases where ref = %(ref)s) as base
-                using (table_namespace, table_name)
+            left join lake.changed(%(ref)s) as changed using (table_namespace, table_name)
             """,
             {"ref": ref},
         ).fetchall()
@@ -360,14 +366,15 @@ def _known(ref: str) -> _Known:
             )
             .fetchall()
         )
-    moved = frozenset(name for name, _, has_moved in rows if has_moved and ref != TRUNK)
+    moved = frozenset(name for name, _, has_moved in rows if has_moved)
     by_key = {(one.pointer, one.lineage): one for one in facts}
     reached = [
         fact.lsn
         for code in codes().values()
         if code.sources and (fact := by_key.get((origins.get(code.table, ""), code.lineage)))
     ]
-    return _Known(origins, by_key, moved, _newest_changes(ref, min(reached, default=None)))
+    newest = _newest_changes(ref, min(reached, default=None)) if with_news else {}
+    return _Known(origins, by_key, moved, newest)
 
 
 def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
@@ -401,9 +408,9 @@ def anew(ref: str) -> dict[str, str]:
 
     Raises LakeError where the project does not parse.
     """
-    waiting = stale(ref)
+    waiting = _waiting(_known(ref, with_news=False))  # new data makes nothing anew
     return {
-        variable: " ".join(one.code.name for one in waiting if one.how == how)
+        variable: " ".join(one.code.name for one in waiting.values() if one.how == how)
         for variable, how in (("LAKE_REBUILT", "rebuild"), ("LAKE_REPLAYED", "replay"))
     }
 

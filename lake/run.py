@@ -77,6 +77,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
             published = publish.publish(
                 name, manifest_text(), validations.project(), is_whole=not selects(options)
             )
+            branch.keep_keys_ready()
         except LakeError as error:
             branch.show_in_trino(name)
             branch.call(

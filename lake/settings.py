@@ -104,6 +104,9 @@ class Retention(_Group):
     branch_days: float = Field(7, description="a branch is dropped that long after its start")
     publish_days: float = Field(7, description="how long a publish can be rolled back to", ge=0)
     publishes: int = Field(10, description="so many of the last ones can be, however old", ge=1)
+    ready_keys: int = Field(
+        5, description="for so many branches of who may not make keys, `lake up` makes some", ge=0
+    )
     reader_hours: float = Field(
         24, description="a reader or writer may hold on to old files that long", gt=0
     )

@@ -160,9 +160,9 @@ def empty_own() -> None:
     assert settings().catalog_database == OWN
     with catalog._connect(catalog.OWNER, credentials().catalog_password) as owner:
         owner.execute(
-            "truncate iceberg_tables, lake.refs, lake.bases, lake.keys, lake.publishes,"
-            " lake.moves, lake.rewrites, lake.origins, lake.provenance, lake.validations,"
-            " lake.exceptions"
+            "truncate iceberg_tables, lake.refs, lake.bases, lake.keys, lake.ready_keys,"
+            " lake.publishes, lake.moves, lake.rewrites, lake.origins, lake.provenance,"
+            " lake.validations, lake.exceptions"
         )
         owner.execute("delete from iceberg_namespace_properties where catalog_name <> 'lake'")
     open_catalog.cache_clear()

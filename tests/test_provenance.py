@@ -233,6 +233,7 @@ def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_cod
             chance.choice(sorted(project.tables - {"thing_now"})) if action == "by hand" else None
         )
         if by_hand and published:
+            branch.take(ref, [f"gold.{by_hand}"])
             with on_branch(ref):
                 trino.ask(f"update gold.{by_hand} set v = v + 1 where id = 1")
             done = lake("publish", ref)

@@ -1,24 +1,31 @@
 """Branches, tags and pins: what a name other than `lake` stands for, and its life."""
 
+import json
 import re
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 from psycopg.rows import class_row
 
 from lake import catalog, object_store
-from lake.credentials import Role
+from lake.credentials import Role, credentials
 from lake.errors import LakeError
-from lake.settings import TRUNK, on_branch, settings
+from lake.settings import QUALITY, TRUNK, on_branch, settings
 from lake.stack import trino
 from lake.stack.program import listens
 
 PIN_HOURS = 24
+APPENDED = ("bronze", QUALITY)
+"""What no branch writes."""
+KEY_WAITS_DAYS = 30
+METADATA_LOG = 100
+"""How many former metadata files a table lists, as `dbt_project.yml` has it."""
 _NAME = re.compile(r"(?!lake$|publish_\d+$)[a-z][a-z0-9_]{0,62}")
 """As `schema.sql` has it; asked here too, so that no key is made for a name that is none."""
 
@@ -53,25 +60,126 @@ def create(name: str, *, in_trino: bool = True) -> None:
             f"`{name}` is no name for a branch: use lower-case letters, digits and _, "
             "a letter first, and leave `publish_…` to pins"
         )
-    location = f"branches/{name}_{secrets.token_hex(4)}"
     lifetime = timedelta(days=settings().retention.branch_days)
-    expires_at = datetime.now(UTC) + lifetime
-    key = object_store.create_key(location, expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"))
-    try:
-        call(
-            "builder",
-            "select lake.create_branch(%s, %s, %s, %s, %s, %s)",
-            name,
-            settings().author,
-            lifetime,
-            location,
-            *key,
-        )
-    except BaseException:
-        object_store.remove_key(key[0])
-        raise
+    query = "select lake.create_branch(%s, %s, %s)"
+    while not call("builder", query, name, settings().author, lifetime):
+        if not credentials().make_keys:
+            raise LakeError("no key for a branch is ready: `lake up` where the lake is makes more")
+        _make_keys(1)
     if in_trino:
         show_in_trino(name)
+
+
+def keep_keys_ready() -> None:
+    """Have keys ready for as many branches as the settings say, made by who may not make keys."""
+    lifetime = timedelta(days=settings().retention.branch_days)
+    with catalog.connect("maintenance") as connection:
+        found = connection.execute(
+            "select count(*) from lake.ready_keys where expires_at > now() + %s", [lifetime]
+        ).fetchone()
+    assert found
+    _make_keys(settings().retention.ready_keys - found[0])
+
+
+def _make_keys(count: int) -> None:
+    expires_at = datetime.now(UTC) + key_life()
+    with catalog.connect("maintenance") as connection:
+        for _ in range(count):
+            location = f"branches/{secrets.token_hex(8)}"
+            key = object_store.create_key(location, expires_at)
+            connection.execute(
+                "insert into lake.ready_keys values (%s, %s, %s, %s)", [location, *key, expires_at]
+            )
+
+
+def key_life() -> timedelta:
+    """How long a key lives that is made now: it may wait for its branch."""
+    return timedelta(days=settings().retention.branch_days + KEY_WAITS_DAYS)
+
+
+def take(name: str, tables: Sequence[str]) -> None:
+    """Have a branch be able to write to tables that it did not make.
+
+    Engines write where a table's metadata says that the table is, and a branch's key writes below
+    that branch's own location only. So a table that is taken is said to be there from now on; the
+    files that it has stay where they are. dbt takes what it builds.
+
+    Raises LakeError where the branch is none to write on, or there is no such table to be written.
+    """
+    opened = catalog.access(name)
+    if not opened.is_writable:
+        raise LakeError(f"`{name}` is not written: make a branch, `lake branch create`")
+    for table in tables:
+        namespace, _, alone = table.partition(".")
+        pointer = catalog.pointer(name, table)
+        if pointer is None or namespace in APPENDED:
+            raise LakeError(f"{table} is no table that a branch writes: see `show tables`")
+        if pointer.startswith(f"{opened.warehouse}/"):
+            continue
+        location = f"{opened.warehouse}/{namespace}/{alone}-{uuid4().hex}"
+        taken = f"{location}/metadata/{_next_version(pointer):05d}-{uuid4()}.metadata.json"
+        text = json.dumps(_moved(catalog.metadata_at(pointer), pointer, location)).encode()
+        object_store.write(taken, text, opened.access_key, opened.secret_key)
+        query = "select lake.take(%s, %s, %s, %s, %s)"  # which somebody else may just have done
+        call("builder", query, name, namespace, alone, pointer, taken)
+
+
+def _next_version(pointer: str) -> int:
+    """The number that Iceberg's catalogs begin the name of a table's next metadata file with."""
+    number = pointer.rpartition("/")[2].partition("-")[0]
+    return int(number) + 1 if number.isdecimal() else 0
+
+
+def _moved(metadata: dict[str, Any], pointer: str, location: str) -> dict[str, Any]:
+    """The same table at another location, as the successor of what is at `pointer`."""
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    before = {"timestamp-ms": metadata["last-updated-ms"], "metadata-file": pointer}
+    return metadata | {
+        "location": location,
+        "last-updated-ms": max(now, metadata["last-updated-ms"]),
+        "metadata-log": [*metadata.get("metadata-log", ()), before][-METADATA_LOG:],
+    }
+
+
+@contextmanager
+def closed(name: str) -> Iterator[None]:
+    """Take a branch's key for a publish, so that nobody writes to what is published.
+
+    Where the block fails and the branch is still there, it has its key again.
+    """
+    if key := _key(name):
+        object_store.remove_key(key.access_key)
+    try:
+        yield
+    except BaseException:
+        with catalog.connect("builder") as connection, connection.transaction():
+            connection.execute("select pg_advisory_xact_lock(hashtext('lake.publish'))")
+            if key and _key(name) == key:  # and no other publish of it has been faster
+                like = key.access_key, key.secret_key
+                object_store.create_key(key.location, key.expires_at, like)
+        raise
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A branch's key to the object store, and where it writes."""
+
+    access_key: str
+    secret_key: str = field(repr=False)
+    location: str
+    expires_at: datetime
+
+
+def _key(name: str) -> _Key | None:
+    with (
+        catalog.connect("builder") as connection,
+        connection.cursor(row_factory=class_row(_Key)) as cursor,
+    ):
+        return cursor.execute(
+            "select access_key, secret_key, location, expires_at"
+            " from lake.keys inner join lake.refs on ref = name where name = %s",
+            [name],
+        ).fetchone()
 
 
 def drop(name: str) -> None:
@@ -79,12 +187,11 @@ def drop(name: str) -> None:
 
     Raises LakeError where there is no such branch.
     """
-    with catalog.connect("builder") as connection:
-        found = connection.execute(
-            "select access_key from lake.keys where ref = %s", [name]
-        ).fetchone()
+    key = _key(name)
     call("builder", "select lake.drop_branch(%s)", name)
-    end(name, found[0] if found else None)
+    if key and credentials().make_keys:  # else maintenance does, and it opens nothing of the lake
+        object_store.remove_key(key.access_key)
+    end(name)
 
 
 def tag(name: str, publish: int | None = None) -> None:
@@ -99,7 +206,7 @@ def tag(name: str, publish: int | None = None) -> None:
 def drop_tag(name: str) -> None:
     """Give up a tag."""
     call("publisher", "select lake.drop_tag(%s)", name)
-    end(name, None)
+    end(name)
 
 
 def pin(publish: int | None = None, *, in_trino: bool = True) -> str:
@@ -137,28 +244,16 @@ def refs() -> list[Ref]:
             """
             select
                 name, kind, owner, created_at, expires_at, publish_id, state,
-                (
-                    select count(*)
-                    from (select * from iceberg_tables where catalog_name = name) as mine
-                    full join (select * from lake.bases where ref = name) as base
-                        using (table_namespace, table_name)
-                    where kind = 'branch'
-                    and mine.metadata_location is distinct from base.metadata_location
-                ) as changed
+                (select count(*) from lake.changed(name)) as changed
             from lake.refs
             order by created_at
             """
         ).fetchall()
 
 
-def end(name: str, access_key: str | None) -> None:
-    """After a ref has left the catalog: take its key, and have Trino forget it."""
+def end(name: str) -> None:
+    """After a ref has left the catalog: have everybody forget it."""
     catalog.open_catalog.cache_clear()
-    if access_key:
-        from minio.error import MinioAdminException  # slow to import
-
-        with suppress(MinioAdminException):  # it may have expired
-            object_store.remove_key(access_key)
     if listens("trino"):
         trino.drop_catalog(name)
 

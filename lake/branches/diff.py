@@ -182,19 +182,20 @@ def _pointers(name: str, other: str | None) -> list[tuple[str, str | None, str |
     with connect("reader") as connection:
         found = connection.execute(
             """
+            select table_namespace || '.' || table_name, before, after
+            from lake.changed(%(name)s) where %(other)s::text is null
+            union all
             select
                 table_namespace || '.' || table_name,
                 before.metadata_location,
                 after.metadata_location
             from (select * from iceberg_tables where catalog_name = %(name)s) as after
-            full join (
-                select table_namespace, table_name, metadata_location from lake.bases
-                where ref = %(name)s and %(other)s::text is null
-                union all
-                select table_namespace, table_name, metadata_location from iceberg_tables
-                where catalog_name = %(other)s
-            ) as before using (table_namespace, table_name)
-            where before.metadata_location is distinct from after.metadata_location
+            full join (select * from iceberg_tables where catalog_name = %(other)s) as before
+                using (table_namespace, table_name)
+            where
+                %(other)s::text is not null
+                and lake.origin(before.metadata_location)
+                    is distinct from lake.origin(after.metadata_location)
             """,
             {"name": name, "other": other},
         ).fetchall()

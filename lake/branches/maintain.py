@@ -27,7 +27,7 @@ from lake.settings import settings
 from lake.stack.program import listens
 
 KEY_AGE = timedelta(hours=1)
-"""A key without a branch is left alone for that long: its branch may be in the making."""
+"""A key that is nobody's is left alone for that long: it may be in the making."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,25 @@ def maintain(
 
 
 def _remove_stray_keys(now: datetime, *, apply: bool) -> int:
-    """Remove keys whose branch is gone; returns how many. A key is made before its branch."""
+    """Remove keys whose branch is gone, or that no branch will take; returns how many."""
     keys = object_store.branch_keys()
-    with catalog.connect("builder") as connection:  # after them, or a new one's would be missed
-        found = connection.execute("select access_key from lake.keys").fetchall()
-    known = {key for (key,) in found}
-    newest = now + timedelta(days=settings().retention.branch_days) - KEY_AGE
+    needed = now + timedelta(days=settings().retention.branch_days)
+    # First those that are, last those of branches: a key may be made, or taken, meanwhile.
+    with catalog.connect("maintenance") as connection:
+        if apply:
+            connection.execute("delete from lake.ready_keys where expires_at <= %s", [needed])
+        waiting = connection.execute(
+            "select access_key from lake.ready_keys where expires_at > %s", [needed]
+        ).fetchall()
+    with catalog.connect("builder") as connection:
+        taken = connection.execute("select access_key from lake.keys").fetchall()
+    known = {key for (key,) in waiting + taken}
+    newest = now + branch.key_life() - KEY_AGE
     stray = [key for key, dies in keys.items() if key not in known and dies < newest]
     if apply:
         for key in stray:
             object_store.remove_key(key)
+        branch.keep_keys_ready()
     return len(stray)
 
 

@@ -14,7 +14,7 @@ from lake import catalog, lag
 from lake.branches import branch
 from lake.credentials import write_private
 from lake.errors import LakeError
-from lake.settings import ROOT, on_branch, settings
+from lake.settings import ROOT, settings
 
 
 @dataclass(frozen=True)
@@ -60,23 +60,22 @@ def publish(
     Raises LakeError where a changed table moved on `lake` meanwhile, or a model's table is not what
     that project makes of the branch, or has not passed; then nothing is moved.
     """
-    with on_branch(name):
-        key = catalog.access().access_key
     built_of = lag.captured(name)
-    made = branch.call(
-        "publisher",
-        "select lake.publish(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-        name,
-        settings().author,
-        code_version(),
-        built_of.lsn if built_of else None,
-        built_by,
-        built_of.at if built_of else None,
-        is_whole,
-        Jsonb(list(project)),
-        reason,
-    )
-    branch.end(name, key)
+    with branch.closed(name):
+        made = branch.call(
+            "publisher",
+            "select lake.publish(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            name,
+            settings().author,
+            code_version(),
+            built_of.lsn if built_of else None,
+            built_by,
+            built_of.at if built_of else None,
+            is_whole,
+            Jsonb(list(project)),
+            reason,
+        )
+    branch.end(name)
     return None if made is None else int(made)
 
 
@@ -146,6 +145,31 @@ def log(limit: int | None = None) -> list[Publish]:
         ).fetchall()
 
 
+def at(moment: str) -> int:
+    """The publish that a moment names: by its id, or the last one at a time.
+
+    The time is ISO 8601, local where it names no zone.
+
+    Raises LakeError where it is neither, or before the first publish.
+    """
+    if moment.isdecimal():
+        return int(moment)
+    try:
+        time = datetime.fromisoformat(moment).astimezone()
+    except ValueError:
+        raise LakeError(
+            f"`{moment}` is no moment: give a publish's id, or a time such as 2026-11-28T09:30"
+        ) from None
+    with catalog.connect("reader") as connection:
+        found = connection.execute(
+            "select max(id) from lake.publishes where at <= %s", [time]
+        ).fetchone()
+    assert found
+    if found[0] is None:
+        raise LakeError(f"nothing was published yet at {time:%Y-%m-%d %H:%M:%S %Z}: see `lake log`")
+    return int(found[0])
+
+
 def exceptions() -> list[str]:
     """The tables of `lake` that have not passed as they are now, each with the reason why it was
     published."""
@@ -182,16 +206,11 @@ def built_of(table: str) -> int | None:
             """
             select
                 publish_id,
-                kind = 'branch' and base.metadata_location is distinct from mine.metadata_location
+                exists (
+                    select from lake.changed(%(ref)s)
+                    where (table_namespace, table_name) = (%(namespace)s, %(name)s)
+                )
             from lake.refs as r
-            left join iceberg_tables as mine on (
-                mine.catalog_name = r.name
-                and (mine.table_namespace, mine.table_name) = (%(namespace)s, %(name)s)
-            )
-            left join lake.bases as base on (
-                base.ref = r.name
-                and (base.table_namespace, base.table_name) = (%(namespace)s, %(name)s)
-            )
             where r.name = %(ref)s
             """,
             {"namespace": namespace, "name": name, "ref": settings().branch},

@@ -51,12 +51,23 @@ create table if not exists lake.bases (
 );
 
 alter table lake.bases drop constraint if exists bases_ref_fkey;
+-- Where `lake.take` has moved the pointer to: the same table, whose new files are the branch's own.
+alter table lake.bases add column if not exists taken text;
 
--- The object store's key of a branch: it may delete that branch's own files, and dies with it.
+-- The object store's key of a branch: it may write and delete that branch's own files, and dies with it.
 create table if not exists lake.keys (
     ref text primary key references lake.refs on delete cascade,
     access_key text not null,
     secret_key text not null
+);
+
+-- Keys that wait for a branch, each with a location that no other has. Who makes keys can do what any
+-- of them can; so who makes branches need not make keys.
+create table if not exists lake.ready_keys (
+    location text primary key,
+    access_key text not null,
+    secret_key text not null,
+    expires_at timestamptz not null
 );
 
 create table if not exists lake.publishes (
@@ -82,6 +93,7 @@ drop function if exists lake.publish(text, text, text, bigint, text, timestamptz
 drop function if exists lake.publish(
     text, text, text, bigint, text, timestamptz, boolean, jsonb
 );
+drop function if exists lake.create_branch(text, text, interval, text, text, text);
 drop function if exists lake.begin_publish(text, text, text, text, bigint, bigint);
 
 -- What a publish did: `before` is null for a new table, `after` for a dropped one.
@@ -225,18 +237,58 @@ as $$
     where catalog_name = branch
 $$;
 
--- The tables of a branch that are not as they were when it began, those that it has dropped too.
-create or replace function lake.moved(branch text) returns table (name text)
+-- The tables of a branch that are not as they were when it began: `before` is null for a new one,
+-- `after` for one that it has dropped.
+create or replace function lake.changed(branch text)
+returns table (table_namespace text, table_name text, before text, after text)
 language sql stable
 as $$
-    select table_namespace || '.' || table_name
+    select table_namespace, table_name, base.metadata_location, mine.metadata_location
     from (select * from public.iceberg_tables where catalog_name = branch) as mine
     full join (select * from lake.bases where ref = branch) as base
         using (table_namespace, table_name)
     where
-        mine.metadata_location is distinct from base.metadata_location
+        mine.metadata_location is distinct from coalesce(base.taken, base.metadata_location)
         and exists (select from lake.refs where name = branch and kind = 'branch')
 $$;
+
+-- Their names.
+create or replace function lake.moved(branch text) returns table (name text)
+language sql stable
+as $$
+    select table_namespace || '.' || table_name from lake.changed(branch)
+$$;
+
+-- Has a branch's pointer, which is still the one that the branch began with, be `taken`: the same
+-- table, but that its new files will be the branch's own. Returns whether it was.
+create or replace function lake.take(
+    branch text, namespace text, name text, pointer text, taken text
+) returns boolean
+language plpgsql security definer set search_path = public, pg_temp
+as $$
+begin
+    perform lake.must_be(branch, 'branch');
+    update iceberg_tables as t
+    set metadata_location = take.taken, previous_metadata_location = pointer
+    where
+        t.catalog_name = branch and t.table_namespace = namespace and t.table_name = name
+        and t.table_namespace not in ('bronze', 'quality') and t.metadata_location = pointer;
+    if not found then
+        return false;
+    end if;
+    update lake.bases as base
+    set taken = take.taken
+    where
+        base.ref = branch and base.table_namespace = namespace and base.table_name = name
+        and base.metadata_location = pointer;
+    if not found then
+        raise exception using errcode = 'LK009', message = format(
+            '%s.%s is not as branch `%s` began with it: it can''t be taken', namespace, name, branch
+        );
+    end if;
+    insert into lake.origins values (take.taken, lake.origin(pointer));
+    return true;
+end $$;
 
 -- What is wrong with the tables that a branch has moved, and with those that are made of them, if
 -- models are what `project` says: an array as `made` above. A table that no model declares is
@@ -466,14 +518,32 @@ exception
         );
 end $$;
 
+-- A branch of `lake` as it is now, with a key that was ready; returns whether one was.
 create or replace function lake.create_branch(
-    branch text, owner text, lifetime interval, location text, access_key text, secret_key text
-) returns void
+    branch text, owner text, lifetime interval
+) returns boolean
 language plpgsql security definer set search_path = public, pg_temp
 as $$
+declare
+    key lake.ready_keys;
 begin
-    perform lake.create_ref(branch, 'branch', owner, lifetime, location, 9223372036854775807);
-    insert into lake.keys values (branch, access_key, secret_key);
+    delete from lake.ready_keys as ready
+    where ready.location = (
+        select one.location from lake.ready_keys as one
+        where one.expires_at > now() + lifetime
+        limit 1
+        for update skip locked
+    )
+    returning * into key;
+    if not found then
+        return false;
+    end if;
+    perform lake.create_ref(
+        branch, 'branch', owner, lifetime,
+        format('%s/%s', key.location, branch), 9223372036854775807
+    );
+    insert into lake.keys values (branch, key.access_key, key.secret_key);
+    return true;
 end $$;
 
 -- A name under which the lake, as it is now or was after a publish, stays as it is.
@@ -594,11 +664,7 @@ begin
     from (select lake.origins_on(branch) as origins) as held
     cross join unnest(not_passed) as name;
     insert into lake.moves
-    select publish, table_namespace, table_name, base.metadata_location, mine.metadata_location
-    from (select * from iceberg_tables where catalog_name = branch) as mine
-    full join (select * from lake.bases where ref = branch) as base
-        using (table_namespace, table_name)
-    where mine.metadata_location is distinct from base.metadata_location;
+    select publish, table_namespace, table_name, before, after from lake.changed(branch);
     insert into iceberg_namespace_properties
     select 'lake', namespace, property_key, property_value from iceberg_namespace_properties
     where catalog_name = branch
@@ -917,17 +983,18 @@ lake.refs, lake.bases, lake.publishes, lake.moves, lake.provenance, lake.origins
 lake.exceptions
 to reader, builder, publisher, ingest, capture, recorder, maintenance;
 grant select on lake.keys to builder;
+grant select, insert, delete on lake.ready_keys to maintenance;
 grant insert, update, delete on iceberg_tables, iceberg_namespace_properties to builder;
 grant insert, update on iceberg_tables to ingest, recorder;
 grant update on iceberg_tables to capture, maintenance;
 grant execute on function
-lake.state_at, lake.manifest_of, lake.reached, lake.origin, lake.origins_on, lake.moved,
+lake.state_at, lake.manifest_of, lake.reached, lake.origin, lake.origins_on, lake.changed, lake.moved,
 lake.validated, lake.unvalidated, lake.unaccounted, lake.must_be_accounted
 to reader, builder, publisher, maintenance;
 grant execute on function lake.pin to reader, builder, publisher;
 grant execute on function lake.create_branch, lake.drop_branch, lake.mark_branch to builder, publisher;
 grant execute on function
-lake.record_provenance, lake.extend_provenance, lake.record_validations to builder;
+lake.take, lake.record_provenance, lake.extend_provenance, lake.record_validations to builder;
 grant execute on function lake.publish, lake.extend_publish, lake.rollback, lake.create_tag, lake.drop_tag to publisher;
 grant execute on function
 lake.drop_expired, lake.forget_publishes, lake.forget_rewrites, lake.live_pointers to maintenance;

@@ -67,6 +67,7 @@ def up() -> None:
                 _wait(everything["minio"], show)
                 object_store.create()
                 catalog.create()
+                branch.keep_keys_ready()
                 for name in ("valkey", "trino", "spark"):
                     _wait(everything[name], show)
                 branch.tell_trino()

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake.branches import branch
+from lake.branches import branch, publish
+from lake.catalog import open_catalog
 from lake.query import statements
 from lake.stack import trino
 from tests.conftest import lake
@@ -135,6 +136,29 @@ def test_a_branch_is_asked_in_gold_even_if_trino_has_forgotten_it(on_mine: str) 
     trino.drop_catalog(on_mine)
     done = lake("--branch", on_mine, "sql", "--format", "csv", "select * from mark")
     assert done.stdout == "answer\n42\n", done.stderr
+
+
+def test_the_lake_is_asked_as_readers_saw_it_then(lake_stack: Path) -> None:
+    branch.create("query_first")
+    made = "create schema if not exists gold; create table query_at as select 42 as answer"
+    assert lake("--branch", "query_first", "sql", made).returncode == 0
+    publish.publish("query_first")
+    branch.create("query_second")
+    open_catalog("query_second").drop_table("gold.query_at")
+    publish.publish("query_second")
+    second, first = publish.log(2)
+    asking = ("--format", "csv", "select answer from query_at")
+    for moment in (str(first.id), first.at.isoformat()):
+        assert asked("--at", moment, *asking).stdout == "answer\n42\n"
+    for moment in (str(second.id), second.at.isoformat()):
+        assert "query_at' does not exist" in asked("--at", moment, *asking).stderr
+    assert lake("pin", first.at.isoformat()).stdout == f"publish_{first.id}\n"
+
+
+def test_a_branch_has_no_moments(on_mine: str) -> None:
+    done = lake("--branch", on_mine, "sql", "--at", "1", "select 1")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "a branch or a tag has no publishes" in done.stderr
 
 
 def test_rows_come_while_the_query_runs_and_a_reader_that_leaves_ends_it(lake_stack: Path) -> None:

@@ -23,6 +23,7 @@ def put(on: str, **tables: list[int]) -> None:
     for name, values in tables.items():
         rows = pa.table({"value": pa.array(values, pa.int64())})
         if opened.table_exists(f"silver.{name}"):
+            branch.take(on, [f"silver.{name}"])
             opened.load_table(f"silver.{name}").overwrite(rows)
         else:
             opened.create_table(f"silver.{name}", rows.schema).append(rows)

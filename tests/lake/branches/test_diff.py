@@ -54,6 +54,8 @@ def publish_table(name: str, *files: pa.Table, **properties: str) -> None:
 
 
 def open_on(name: str, table: str = "silver.loans") -> Table:
+    if access(name).is_writable:
+        branch.take(name, [table])
     return open_catalog(name).load_table(table)
 
 
@@ -97,6 +99,7 @@ def sql(own_lake: str) -> Iterator[Callable[[str, str], None]]:
     end_spark_session()
 
     def run(on: str, statement: str) -> None:
+        branch.take(on, ["silver.loans"])
         for name, value in for_spark(access(on)).items():
             spark().conf.set(name, value)
         spark().sql(statement.replace("loans", f"{on}.silver.loans"))

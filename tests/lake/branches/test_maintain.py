@@ -117,6 +117,7 @@ def test_what_is_left_when_all_is_forgotten_is_what_lake_needs(retention: None) 
 def test_small_files_are_merged_and_deletes_applied_with_the_same_rows(retention: None) -> None:
     published(a=[1], b=[1])
     branch.create("more")
+    branch.take("more", ["silver.a"])
     for number in range(5):
         open_catalog("more").load_table("silver.a").append(rows(number))
     publish.publish("more")
@@ -135,6 +136,7 @@ def test_small_files_are_merged_and_deletes_applied_with_the_same_rows(retention
 def test_position_deletes_are_applied(retention: None) -> None:
     published(a=[*range(100)])
     branch.create("deletes")
+    branch.take("deletes", ["silver.a"])
     with spark_session(for_spark(access("deletes"))) as spark:
         spark(
             "alter table deletes.silver.a set tblproperties ('write.delete.mode'='merge-on-read')"
@@ -185,13 +187,14 @@ def test_a_lost_file_ends_the_sweep_before_it_deletes_and_is_named(retention: No
 def test_keys_without_a_branch_go_and_those_of_a_branch_stay(own_lake: str) -> None:
     branch.create("mine")
     soon = datetime.now(UTC) + timedelta(days=1)
-    stray, _ = object_store.create_key("branches/never_made", f"{soon:%Y-%m-%dT%H:%M:%SZ}")
-    latest = datetime.now(UTC) + timedelta(days=settings().retention.branch_days)
-    making, _ = object_store.create_key("branches/in_the_making", f"{latest:%Y-%m-%dT%H:%M:%SZ}")
+    stray, _ = object_store.create_key("branches/never_made", soon)
+    latest = datetime.now(UTC) + branch.key_life()
+    making, _ = object_store.create_key("branches/in_the_making", latest)
     assert do().keys == 1
-    assert stray not in object_store.branch_keys()
-    assert len(object_store.branch_keys()) == 2
-    assert making in object_store.branch_keys()
+    kept = object_store.branch_keys()
+    assert stray not in kept
+    assert making in kept
+    assert len(kept) == 2 + settings().retention.ready_keys, "with those that wait for branches"
     put("mine", a=[1])
 
 
@@ -319,9 +322,11 @@ class Interleaving(RuleBasedStateMachine):
             opened.drop_table(full)
             del mine[table]
         elif how == "a":
+            branch.take(name, [full])
             opened.load_table(full).append(rows(number))
             mine[table] = Version((*mine_now.rows, number))
         else:
+            branch.take(name, [full])
             opened.load_table(full).overwrite(rows(number, number))
             mine[table] = Version((number, number))
 
@@ -332,6 +337,7 @@ class Interleaving(RuleBasedStateMachine):
         mine = self.branches[name]
         table = self._pick(data, mine.now)
         number, before = next(self.numbers), mine.now[table]
+        branch.take(name, [f"silver.{table}"])
         staged = open_catalog(name).load_table(f"silver.{table}").transaction()
         staged.append(rows(number))
         mine.staged[table] = before, staged, Version((*before.rows, number))

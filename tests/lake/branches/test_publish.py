@@ -1,14 +1,18 @@
 """What a branch, a publish, a rollback and a tag promise, on real tables."""
 
 import threading
-from datetime import timedelta
+import time
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from random import Random
 
 import pytest
 from pyarrow.fs import FileSelector, S3FileSystem
 
-from lake import catalog
+from lake import catalog, object_store
 from lake.branches import branch, publish
-from lake.catalog import connect, open_catalog
+from lake.branches.diff import diff
+from lake.catalog import access, connect, open_catalog
 from lake.credentials import credentials
 from lake.errors import LakeError
 from lake.settings import TRUNK, on_branch, settings
@@ -110,6 +114,81 @@ def test_tables_that_a_branch_left_alone_never_conflict(abc: None) -> None:
     publish.publish("mine")
     assert values() == {"a": [10], "b": [20], "c": [3]}
     assert open_catalog(TRUNK).load_table("bronze.events").scan().to_arrow().num_rows == 2
+
+
+def test_a_table_is_written_where_it_was_taken_to_and_is_the_same_until_then(abc: None) -> None:
+    branch.create("mine")
+    before = open_catalog("mine").load_table("silver.a")
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        before.append(before.scan().to_arrow())
+    branch.take("mine", ["silver.a", "silver.b"])
+    branch.take("mine", ["silver.a"])
+    taken = open_catalog("mine").load_table("silver.a")
+    assert taken.location().startswith(access("mine").warehouse)
+    assert taken.metadata.metadata_log[-1].metadata_file == before.metadata_location
+    assert [ref.changed for ref in branch.refs()] == [0]
+    assert diff("mine", keys={}).tables == ()
+    assert diff("mine", "lake", keys={}).tables == ()
+    taken.append(taken.scan().to_arrow())
+    assert [ref.changed for ref in branch.refs()] == [1]
+    assert [one.name for one in diff("mine", keys={}).tables] == ["silver.a"]
+    publish.publish("mine")
+    assert values() == {"a": [1, 1], "b": [2], "c": [3]}
+    assert publish.log(1)[0].tables == ["silver.a"]
+    publish.rollback(1)
+    assert values() == {"a": [1], "b": [2], "c": [3]}
+
+
+@pytest.mark.parametrize(
+    ("on", "table", "said"),
+    [
+        ("frozen", "silver.a", "`frozen` is not written"),
+        ("lake", "silver.a", "`lake` is not written"),
+        ("mine", "silver.none", "is no table that a branch writes"),
+        ("mine", "bronze.events", "is no table that a branch writes"),
+        ("none", "silver.a", "there is no branch `none`"),
+    ],
+)
+def test_what_can_not_be_taken_is_told(abc: None, on: str, table: str, said: str) -> None:
+    schema = open_catalog(TRUNK).load_table("silver.a").schema()
+    open_catalog(TRUNK, "ingest").create_table("bronze.events", schema)
+    branch.tag("frozen")
+    branch.create("mine")
+    with pytest.raises(LakeError, match=said):
+        branch.take(on, [table])
+
+
+def test_a_branch_whose_publish_was_refused_can_be_written_still(abc: None) -> None:
+    for name in ("first", "second"):
+        branch.create(name)
+        put(name, a=[10])
+    publish.publish("first")
+    with pytest.raises(LakeError, match=r"silver\.a moved"):
+        publish.publish("second")
+    put("second", a=[11], e=[5])
+    assert values("second")["a"] == [11]
+    assert len(object_store.branch_keys()) == 1
+
+
+def test_of_one_branch_published_twice_at_once_no_key_is_left(abc: None) -> None:
+    for number in range(5):
+        name = f"twice_{number}"
+        branch.create(name)
+        put(name, a=[number])
+        start = threading.Barrier(2)
+
+        def race(name: str = name, start: threading.Barrier = start) -> None:
+            start.wait()
+            with suppress(LakeError):
+                publish.publish(name)
+
+        threads = [threading.Thread(target=race) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert values()["a"] == [number]
+        assert object_store.branch_keys() == {}
 
 
 def test_of_two_publishes_at_once_one_wins_and_the_other_is_told(abc: None) -> None:
@@ -302,6 +381,26 @@ def test_a_pin_is_made_once_for_a_publish_and_lives_on_while_it_is_asked_for(abc
     assert after.expires_at > before.expires_at
     with pytest.raises(LakeError, match="no publish 7"):
         branch.pin(7)
+
+
+def test_a_moment_is_what_readers_saw_then(own_lake: str) -> None:
+    chance = Random()
+    before = datetime.now(UTC)
+    seen = []
+    for number in range(8):
+        if number > 2 and chance.random() < 0.4:
+            publish.rollback(chance.randint(1, number))
+        else:
+            published(**{chance.choice("ab"): [number]})
+        seen.append((datetime.now(UTC), values()))
+        time.sleep(chance.random() / 100)
+    for at, then in chance.sample(seen, len(seen)):
+        for written in (at.isoformat(), at.astimezone().replace(tzinfo=None).isoformat()):
+            assert values(branch.pin(publish.at(written), in_trino=False)) == then
+    with pytest.raises(LakeError, match=r"nothing was published yet at .*: see `lake log`"):
+        publish.at(before.isoformat())
+    with pytest.raises(LakeError, match="`yesterday` is no moment: give a publish's id, or a time"):
+        publish.at("yesterday")
 
 
 def test_a_pinned_block_reads_one_publish_and_only_lake_needs_it(abc: None) -> None:

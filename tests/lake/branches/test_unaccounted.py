@@ -54,6 +54,9 @@ def test_what_was_recorded_is_published_and_goes_along(built: str) -> None:
     assert recorded() == {"a": 7, "b": 7}
     branch.create("other")
     assert recorded("other") == {"a": 7, "b": 7}
+    branch.take("other", ["silver.a", "silver.b"])
+    assert recorded("other") == {"a": 7, "b": 7}, "it is the same table"
+    assert publish.unaccounted("other", PROJECT) == []
     put("other", a=[5], b=[6])
     assert recorded("other") == {}
     record("other", *PROJECT, lsn=9)
@@ -161,6 +164,7 @@ def test_a_compaction_has_the_record_of_what_it_compacted(retention: None) -> No
     published(a=[0])
     branch.create("mine")
     row = open_catalog(TRUNK).load_table("silver.a").scan().to_arrow()
+    branch.take("mine", ["silver.a"])
     for _ in range(6):
         open_catalog("mine").load_table("silver.a").append(row)
     put("mine", b=[2])
