@@ -39,6 +39,8 @@ class Branch(dbtPlugin):
         warnings.filterwarnings("ignore", message="Failed to set spark.sql.catalogImplementation")
         if "dbt.adapters.spark" in sys.modules:  # dbt loads its adapter before its plugins
             tell_mistakes_shortly()
+        if "dbt.adapters.trino" in sys.modules:
+            tell_decimals_apart()
         flags, branch = get_flags(), settings().branch  # type: ignore[no-untyped-call]
         command = flags.WHICH
         try:
@@ -107,6 +109,21 @@ def tell_mistakes_shortly() -> None:
 
     AnalysisException.getMessage = without_plan  # type: ignore[assignment, method-assign]
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
+
+
+def tell_decimals_apart() -> None:
+    """Have a contract on Trino compare the digits of decimals, as it does on Spark.
+
+    dbt-trino knows their type by its name alone, and so would have values rounded in silence.
+    """
+    from dbt.adapters.trino.connections import TrinoConnectionManager
+
+    name_of = TrinoConnectionManager.data_type_code_to_name
+
+    def with_digits(_: type[TrinoConnectionManager], code: str) -> str:
+        return code.upper() if code.startswith("decimal") else name_of(code)
+
+    TrinoConnectionManager.data_type_code_to_name = classmethod(with_digits)  # type: ignore[assignment, method-assign]
 
 
 plugins = [Branch]

@@ -21,24 +21,32 @@ from tests.conftest import lake
 STEPS = {
     "before its branch is marked as a run's": "branch.call = killed",
     "before it builds": "build.dbt = killed",
-    "while it builds": "build.dbt = killed_soon",
+    "while it builds": "build.dbt = killed_amid",
     "after it has built": "gate.validate = killed",
     "after it was judged": "publish.publish = killed",
     "in its publish, before that is committed": "branch.call = uncommitted",
     "after its publish, before it has cleaned up": "branch.drop = print; branch.end = killed",
 }
 SCRIPT = """
-import os, signal, threading
+import os, signal, threading, time
 from lake import build, catalog, run
 from lake.branches import branch, diff, publish
 from lake.manifest import dbt
+from lake.settings import settings
 from quality import gate
 
 def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def killed_soon(*arguments, **named):
-    threading.Timer(8, killed).start()
+def killed_amid(*arguments, **named):
+    def watch():
+        taken = "select 1 from lake.bases where taken is not null and ref = %s"
+        with catalog.connect("reader") as connection:
+            while not connection.execute(taken, [settings().branch]).fetchone():
+                time.sleep(0.02)
+        killed()
+
+    threading.Thread(target=watch, daemon=True).start()
     dbt(*arguments, **named)
 
 call = branch.call
@@ -180,6 +188,21 @@ def test_a_misspelt_column_is_told_in_a_few_lines(demo: str, edited: Path, targe
         assert "decidedd" in told
         assert len(told.splitlines()) < 15, told
         assert "QueryContextLogger" not in done.stderr
+
+
+@pytest.mark.parametrize("target", ["spark", "trino"])
+def test_a_contract_bends_no_number(demo: str, edited: Path, target: str) -> None:
+    model = edited / "models" / "gold" / "fct_loans.sql"
+    exact, finer = "cast(paid_amount as decimal(18, 2))", "cast(paid_amount as decimal(18, 4))"
+    assert exact in model.read_text()
+    model.write_text(model.read_text().replace(exact, finer))
+    with branch_mine():
+        one = ("--select", "fct_loans", "--full-refresh", "--target", target)
+        done = lake("--branch", "mine", "build", *one, "--project-dir", str(edited))
+        assert done.returncode == 2
+        told = done.stdout.partition("enforced contract")[2]
+        assert "paid_amount" in told
+        assert "(18,4)" in told.replace(" ", "").lower()
 
 
 @pytest.mark.parametrize("target", ["spark", "trino"])
