@@ -196,6 +196,7 @@ def real(count: int) -> list[str]:
     publish.publish("landing")
     ours = timed(lambda: branch.create("mine"))
     opened = open_catalog("mine")
+    branch.take("mine", [f"silver.t{number}" for number in range(count)])
     for number in range(count):
         opened.load_table(f"silver.t{number}").append(rows)
     theirs_publish, theirs = 0.0, 0.0
@@ -241,6 +242,7 @@ def compare(name: str, statement: str) -> list[str]:
     from lake.stack import spark
 
     branch.create(name)
+    branch.take(name, ["silver.big"])
     session = spark.session(for_spark(access(name)))
     session.sql(statement).collect()
     session.stop()

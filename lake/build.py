@@ -9,11 +9,11 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from lake import provenance, results
-from lake.branches import publish
 from lake.manifest import dbt
 from lake.provenance import Stale
 from lake.results import Result
 from lake.settings import settings
+from lake.state import with_state
 
 ALL = "--all"
 """The option that has everything built, stale or not."""
@@ -43,7 +43,7 @@ def build(
             return
         say(_count(waiting))
         select = ["--select", *(one.code.name for one in waiting)]
-    options = [*publish.with_state([one for one in options if one != ALL]), *select]
+    options = [*with_state([one for one in options if one != ALL]), *select]
     began = time.time()
     try:
         dbt("build", *options, gate_follows=gate_follows)

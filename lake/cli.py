@@ -38,6 +38,9 @@ HOW = {
 }
 All = Annotated[bool, typer.Option("--all", help="build every table, stale or not")]
 Explain = Annotated[bool, typer.Option("--explain", help="say what is stale, why; build nothing")]
+DropUndeclared = Annotated[
+    bool, typer.Option("--drop-undeclared", help="drop the tables of models that are gone, too")
+]
 STACK, WAY, SOURCE = "The stack", "The way of a row", "The demo's source"
 BRANCHES, QUERYING = "Branches and publishes", "Querying"
 
@@ -328,12 +331,17 @@ def serve() -> None:
     rich_help_panel=WAY,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def run(context: typer.Context, everything: All = False, explain: Explain = False) -> None:
+def run(
+    context: typer.Context,
+    everything: All = False,
+    explain: Explain = False,
+    drop_undeclared: DropUndeclared = False,
+) -> None:
     """Build what is stale on a branch of its own, judge, publish. Takes `dbt build`'s options."""
     if explain:
         _explain()
     else:
-        _run(_build_options(context, everything=everything))
+        _run(_build_options(context, everything=everything), drop_undeclared=drop_undeclared)
 
 
 def _build_options(context: typer.Context, *, everything: bool) -> list[str]:
@@ -357,6 +365,10 @@ def _explain() -> None:
     for table in provenance.codes():
         one = waiting.get(table)
         listed.add_row(table, HOW[one.how] if one else "left alone", one.reason if one else "")
+    for table in provenance.undeclared(settings().branch):
+        listed.add_row(
+            table, "left alone", "no model makes it any more: --drop-undeclared drops it"
+        )
     out.print(listed, highlight=False)
 
 
@@ -384,12 +396,12 @@ def replay(
         _run(options)
 
 
-def _run(options: Sequence[str]) -> None:
+def _run(options: Sequence[str], *, drop_undeclared: bool = False) -> None:
     from lake import run
     from lake.stack.program import require
 
     require("postgres", "minio", "spark")
-    done = run.run(options, _say)
+    done = run.run(options, _say, drop_undeclared=drop_undeclared)
     if done.is_idle:
         err.print(f"nothing to do: {_as_of()}", highlight=False)
         return
@@ -633,6 +645,12 @@ def diff(
     with suppress(LakeError):  # of a project that does not parse
         for one in publishing.unaccounted(name, provenance.project()):
             err.print(f"[yellow]not to be published:[/] {escape(one)}", highlight=False)
+        for one in provenance.undeclared(name):
+            err.print(
+                f"[yellow]no model makes it any more:[/] {escape(one)}; "
+                f"`lake publish {name} --drop-undeclared` drops it",
+                highlight=False,
+            )
 
 
 @cli.command(rich_help_panel=BRANCHES)
@@ -642,12 +660,14 @@ def publish(
         str | None,
         typer.Option(metavar="REASON", help="publish what did not pass, too; the reason is kept"),
     ] = None,
+    drop_undeclared: DropUndeclared = False,
 ) -> None:
     """Move all that a branch changed to `lake`, at once, or nothing. The branch ends.
 
     What has not passed its expectations yet is judged first. Exits 1 where one failed.
     """
     from lake import provenance
+    from lake.branches import branch
     from lake.branches import publish as publishing
     from lake.manifest import manifest_text
     from lake.stack.program import require
@@ -655,6 +675,8 @@ def publish(
 
     require("postgres", "minio")
     project = validations.project()
+    if drop_undeclared:
+        branch.drop_tables(name, provenance.undeclared(name))
     publishing.check(name, project)
     if unvalidated is None and (waiting := validations.missing(name, project)):
         _judge(name, {table.partition(".")[0] for table in waiting})

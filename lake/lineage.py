@@ -15,9 +15,11 @@ import pyarrow as pa
 from pyiceberg.catalog import Catalog
 from rich.tree import Tree
 
+from lake.branches import branch
 from lake.catalog import catalog
 from lake.errors import LakeError
 from lake.manifest import compiled, model_nodes, table_of
+from lake.settings import settings
 
 TABLE = "meta.column_lineage"
 SCHEMA = pa.schema(
@@ -173,10 +175,10 @@ def record() -> bool:
         opened.create_namespace_if_not_exists(TABLE.partition(".")[0])
         opened.create_table(TABLE, SCHEMA, properties={"format-version": "2"}).append(now)
         return True
-    table = opened.load_table(TABLE)
-    if _sorted(table.scan().to_arrow()) == _sorted(now):
+    if _sorted(opened.load_table(TABLE).scan().to_arrow()) == _sorted(now):
         return False
-    table.overwrite(now)
+    branch.take(settings().branch, [TABLE])
+    opened.load_table(TABLE).overwrite(now)
     return True
 
 

@@ -187,6 +187,19 @@ def check(project: Path | None = None) -> None:
     os.utime(stamp, (newest, newest))  # a file that was changed meanwhile is newer
 
 
+def parsed(engine: str) -> dict[str, Any]:
+    """The manifest as dbt makes it for an engine: config and macros depend on that.
+
+    Raises LakeError, with dbt's own words, where the project does not parse.
+    """
+    target = TARGET / f"parsed_{engine}"
+    path = target / "manifest.json"
+    if _is_stale(path):
+        dbt("parse", "--quiet", "--target", engine, "--target-path", str(target))
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
 def compiled() -> dict[str, Any]:
     """The manifest with each model's SQL as of a first build, in Spark's words.
 

@@ -287,6 +287,39 @@ def stale(ref: str, upto: lag.Position | None = None) -> list[Stale]:
     return list(found.values())
 
 
+def built_as(ref: str) -> dict[str, frozenset[str]]:
+    """Of each table of a branch, the fingerprints of the models that are known to make its rows.
+
+    None of what something else has written.
+    """
+    known = _known(ref, with_news=False)
+    return {
+        table: frozenset(
+            one.fingerprint for (pointer, _), one in known.facts.items() if pointer == origin
+        )
+        for table, origin in known.origins.items()
+    }
+
+
+def undeclared(ref: str) -> list[str]:
+    """The tables of a branch that dbt has built, and that no model of the project makes any more.
+
+    Raises LakeError where the project does not parse.
+    """
+    with connect("reader") as connection:
+        found = connection.execute(
+            """
+            select table_namespace || '.' || table_name from iceberg_tables
+            where catalog_name = %s and exists (
+                select from lake.provenance where pointer = lake.origin(metadata_location)
+            )
+            order by 1
+            """,
+            [ref],
+        ).fetchall()
+    return [name for (name,) in found if name not in codes()]
+
+
 @dataclass(frozen=True)
 class _Fact:
     """What is recorded of a pointer: see `lake.provenance` in `schema.sql`."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from lake import catalog, lag, provenance, results, rules
-from lake.branches import branch, publish
+from lake.branches import branch, keys, publish
 from lake.build import Say, build, chooses_itself, selects
 from lake.errors import LakeError
 from lake.manifest import manifest_text
@@ -38,10 +38,17 @@ class Run:
     is_idle: bool = False
 
 
-def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run:
+def run(
+    options: Sequence[str],
+    say: Say,
+    layers: Sequence[str] = LAYERS,
+    *,
+    drop_undeclared: bool = False,
+) -> Run:
     """Build the stale tables, judge layers and publish; `say` is called with a line for each step.
 
     `options` are for `dbt build`, and may select models. It does nothing where no table is stale.
+    With `drop_undeclared`, tables of models that are gone are dropped.
 
     Raises LakeError where a step fails, GateError where it was a gate; `lake` is then untouched,
     and the branch is kept to look into.
@@ -51,11 +58,13 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
             branch.drop(name)
             say(f"dropped {name}: its run was killed")
         reached = lag.captured()
-        if chooses_itself(options) and not provenance.stale(TRUNK, reached):
+        gone = provenance.undeclared(TRUNK) if drop_undeclared else []
+        if chooses_itself(options) and not provenance.stale(TRUNK, reached) and not gone:
             if reached:
                 publish.extend(reached)
             return Run(Report(()), None, (), is_idle=True)
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
+        keys.keep_ready()
         branch.create(name, in_trino="trino" in options)  # which is slow to forget catalogs
         branch.call("builder", "select lake.mark_branch(%s, %s)", name, RUNNING)
         found: list[Result] = []
@@ -66,6 +75,7 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
                 try:
                     whole = set(LAYERS) <= set(layers)
                     build(["--quiet", *NO_UNIT_TESTS, *options], say, found, gate_follows=whole)
+                    branch.drop_tables(name, gone)
                     _trace(say)
                     say("judging")
                     judged = gate.validate(layers, only_what_moved=True)
@@ -77,7 +87,6 @@ def run(options: Sequence[str], say: Say, layers: Sequence[str] = LAYERS) -> Run
             published = publish.publish(
                 name, manifest_text(), validations.project(), is_whole=not selects(options)
             )
-            branch.keep_keys_ready()
         except LakeError as error:
             branch.show_in_trino(name)
             branch.call(

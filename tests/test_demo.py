@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from feature_repo import features
 from lake import lag
+from lake.branches import branch
 from lake.catalog import catalog
 from lake.demo import workload
 from lake.demo.run import Options, at_work
@@ -48,6 +49,7 @@ def test_the_verb_says_so_and_finds_what_is_planted_on_a_branch(demo: str) -> No
     made = lake("branch", "create", "planted")
     assert made.returncode == 0, made.stderr
     try:
+        branch.take("planted", ["silver.loans"])
         (bent,), (dropped,) = trino.ask("select loan_id from silver.loans order by 1 limit 2")
         trino.ask(f"update planted.silver.loans set credit_score = 1 where loan_id = {bent}")
         trino.ask(f"delete from planted.silver.loans where loan_id = {dropped}")

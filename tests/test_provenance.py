@@ -3,6 +3,8 @@
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,6 +131,19 @@ class Graph:
         self.nodes[name] = replace(node, number=node.number + self.chance.randint(1, 5))
         self.write()
 
+    def is_other(self, name: str, earlier: dict[str, Node]) -> bool:
+        """Whether a model, or an ephemeral one that is a part of it, is not as it was."""
+        node = self.nodes.get(name)
+        if node is None or node != earlier[name]:
+            return node is not None
+        parent = self.nodes.get(node.parent)
+        return parent is not None and parent.is_ephemeral and self.is_other(parent.name, earlier)
+
+    def remove(self, name: str) -> None:
+        del self.nodes[name]
+        for suffix in ("sql", "yml"):
+            (self.project / "models" / "gold" / f"{name}.{suffix}").unlink()
+
     @property
     def tables(self) -> set[str]:
         return {"thing_now"} | {one.name for one in self.nodes.values() if not one.is_ephemeral}
@@ -195,6 +210,15 @@ def built_last(project: Path) -> set[str]:
     }
 
 
+def modified(project: Path) -> set[str]:
+    """The models that dbt takes to be modified, as `lake ci` asks it."""
+    asked = "from lake.state import state; print(state())"
+    told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    options = ("--quiet", "--select", "state:modified", "--state", told.stdout.strip())
+    only = ("--resource-type", "model", "--output", "name")
+    return set(dbt("ls", *options, *only, on=TRUNK, project=project).stdout.split())
+
+
 def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_code_says(
     graph: tuple[Graph, psycopg.Connection],
 ) -> None:
@@ -203,6 +227,7 @@ def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_cod
     published: dict[str, tuple[Any, int]] = {}
     """By table: the code that made it, and of how many changes of the data."""
     then: dict[int, dict[str, tuple[Any, int]]] = {}
+    built_of: dict[str, Node] = {}
     earlier = [dict(project.nodes)]
     data = 0
     actions = ["data", "edit", "undo", "rollback", "by hand", "nothing"]
@@ -227,6 +252,10 @@ def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_cod
             published = then[to]
             if made:
                 then[made] = published
+        if action in ("edit", "undo") and published:
+            others = {name for name in project.tables if project.is_other(name, built_of)}
+            told = modified(project.project) & project.tables
+            assert told == others, f"{step}: {action}"
         ref = f"step_{step}"
         branch.create(ref)
         by_hand = (
@@ -265,5 +294,34 @@ def test_after_any_edits_data_undoings_and_rollbacks_every_table_is_what_the_cod
         done = lake("publish", ref)
         assert done.returncode == 0, done.stderr
         published = {name: (code, data) for name, code in codes.items()}
+        built_of = dict(project.nodes)
         then[publish.log(1)[0].id] = published
     assert held(TRUNK, project) == project.rows(things)
+    tables_of_models_that_are_gone_stay_until_a_publish_drops_them(project)
+    assert held(TRUNK, project) == project.rows(things)
+
+
+def tables_of_models_that_are_gone_stay_until_a_publish_drops_them(project: Graph) -> None:
+    """The demo's are such, too, in this project; what no model ever made is not."""
+    parents = {node.parent for node in project.nodes.values()}
+    leaf = project.chance.choice(sorted(project.nodes.keys() - parents))
+    was_table = leaf in project.tables
+    project.remove(leaf)
+    branch.create("by_hand")
+    opened = open_catalog("by_hand")
+    opened.create_table("gold.by_hand", opened.load_table("silver.thing_now").schema())
+    assert lake("publish", "by_hand").returncode == 0
+    before = tables()
+    explained = lake("run", "--explain").stdout
+    assert ((f"gold.{leaf} " in explained), "gold.by_hand" in explained) == (was_table, False)
+    branch.create("tidy")
+    assert "no model makes it any more: silver.loans;" in lake("diff", "tidy").stderr
+    assert lake("publish", "tidy", "--drop-undeclared").returncode == 0
+    kept = {name for name in before if name.partition(".")[2] in {*project.tables, "by_hand"}}
+    assert tables() == kept
+    assert publish.log(1)[0].tables == sorted(before - kept)
+
+
+def tables() -> set[str]:
+    opened = open_catalog(TRUNK)
+    return {".".join(name) for layer in ("silver", "gold") for name in opened.list_tables(layer)}

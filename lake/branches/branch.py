@@ -2,10 +2,9 @@
 
 import json
 import re
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,6 +13,7 @@ import psycopg
 from psycopg.rows import class_row
 
 from lake import catalog, object_store
+from lake.branches import keys
 from lake.credentials import Role, credentials
 from lake.errors import LakeError
 from lake.settings import QUALITY, TRUNK, on_branch, settings
@@ -23,7 +23,6 @@ from lake.stack.program import listens
 PIN_HOURS = 24
 APPENDED = ("bronze", QUALITY)
 """What no branch writes."""
-KEY_WAITS_DAYS = 30
 METADATA_LOG = 100
 """How many former metadata files a table lists, as `dbt_project.yml` has it."""
 _NAME = re.compile(r"(?!lake$|publish_\d+$)[a-z][a-z0-9_]{0,62}")
@@ -53,48 +52,21 @@ def create(name: str, *, in_trino: bool = True) -> None:
 
     It is a catalog of Trino's too, unless that isn't wanted, or Trino is down.
 
-    Raises LakeError where the name is taken or is none.
+    Raises LakeError where the name is taken or is none, or no key is ready for who makes none.
     """
     if not _NAME.fullmatch(name):
         raise LakeError(
             f"`{name}` is no name for a branch: use lower-case letters, digits and _, "
             "a letter first, and leave `publish_…` to pins"
         )
+    if credentials().make_keys:
+        keys.make(1)  # those that wait are for who can't
     lifetime = timedelta(days=settings().retention.branch_days)
     query = "select lake.create_branch(%s, %s, %s)"
-    while not call("builder", query, name, settings().author, lifetime):
-        if not credentials().make_keys:
-            raise LakeError("no key for a branch is ready: `lake up` where the lake is makes more")
-        _make_keys(1)
+    if not call("builder", query, name, settings().author, lifetime):
+        raise LakeError("no key for a branch is ready: `lake up` where the lake is makes more")
     if in_trino:
         show_in_trino(name)
-
-
-def keep_keys_ready() -> None:
-    """Have keys ready for as many branches as the settings say, made by who may not make keys."""
-    lifetime = timedelta(days=settings().retention.branch_days)
-    with catalog.connect("maintenance") as connection:
-        found = connection.execute(
-            "select count(*) from lake.ready_keys where expires_at > now() + %s", [lifetime]
-        ).fetchone()
-    assert found
-    _make_keys(settings().retention.ready_keys - found[0])
-
-
-def _make_keys(count: int) -> None:
-    expires_at = datetime.now(UTC) + key_life()
-    with catalog.connect("maintenance") as connection:
-        for _ in range(count):
-            location = f"branches/{secrets.token_hex(8)}"
-            key = object_store.create_key(location, expires_at)
-            connection.execute(
-                "insert into lake.ready_keys values (%s, %s, %s, %s)", [location, *key, expires_at]
-            )
-
-
-def key_life() -> timedelta:
-    """How long a key lives that is made now: it may wait for its branch."""
-    return timedelta(days=settings().retention.branch_days + KEY_WAITS_DAYS)
 
 
 def take(name: str, tables: Sequence[str]) -> None:
@@ -124,6 +96,16 @@ def take(name: str, tables: Sequence[str]) -> None:
         call("builder", query, name, namespace, alone, pointer, taken)
 
 
+def drop_tables(name: str, tables: Sequence[str]) -> None:
+    """Drop tables of a branch; what they hold stays on `lake` until the branch is published."""
+    with catalog.connect("builder") as connection, connection.transaction():
+        connection.execute(
+            "delete from iceberg_tables where catalog_name = %s"
+            " and table_namespace || '.' || table_name = any(%s)",
+            [name, list(tables)],
+        )
+
+
 def _next_version(pointer: str) -> int:
     """The number that Iceberg's catalogs begin the name of a table's next metadata file with."""
     number = pointer.rpartition("/")[2].partition("-")[0]
@@ -141,53 +123,12 @@ def _moved(metadata: dict[str, Any], pointer: str, location: str) -> dict[str, A
     }
 
 
-@contextmanager
-def closed(name: str) -> Iterator[None]:
-    """Take a branch's key for a publish, so that nobody writes to what is published.
-
-    Where the block fails and the branch is still there, it has its key again.
-    """
-    if key := _key(name):
-        object_store.remove_key(key.access_key)
-    try:
-        yield
-    except BaseException:
-        with catalog.connect("builder") as connection, connection.transaction():
-            connection.execute("select pg_advisory_xact_lock(hashtext('lake.publish'))")
-            if key and _key(name) == key:  # and no other publish of it has been faster
-                like = key.access_key, key.secret_key
-                object_store.create_key(key.location, key.expires_at, like)
-        raise
-
-
-@dataclass(frozen=True)
-class _Key:
-    """A branch's key to the object store, and where it writes."""
-
-    access_key: str
-    secret_key: str = field(repr=False)
-    location: str
-    expires_at: datetime
-
-
-def _key(name: str) -> _Key | None:
-    with (
-        catalog.connect("builder") as connection,
-        connection.cursor(row_factory=class_row(_Key)) as cursor,
-    ):
-        return cursor.execute(
-            "select access_key, secret_key, location, expires_at"
-            " from lake.keys inner join lake.refs on ref = name where name = %s",
-            [name],
-        ).fetchone()
-
-
 def drop(name: str) -> None:
     """Drop a branch; its files go with the next `lake maintain`.
 
     Raises LakeError where there is no such branch.
     """
-    key = _key(name)
+    key = keys.of(name)
     call("builder", "select lake.drop_branch(%s)", name)
     if key and credentials().make_keys:  # else maintenance does, and it opens nothing of the lake
         object_store.remove_key(key.access_key)

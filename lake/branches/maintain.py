@@ -13,21 +13,17 @@ The policy, whose figures are `Settings.retention` and `Settings.compaction`:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from rich.console import Group
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
-from lake import catalog, object_store
-from lake.branches import branch, compact, sweep
+from lake import catalog
+from lake.branches import branch, compact, keys, sweep
 from lake.branches.sweep import Files, Progress
-from lake.settings import settings
 from lake.stack.program import listens
-
-KEY_AGE = timedelta(hours=1)
-"""A key that is nobody's is left alone for that long: it may be in the making."""
 
 
 @dataclass(frozen=True)
@@ -59,35 +55,12 @@ def maintain(
         let_go = sweep.live(now, apply=apply)
         tended = compact.tend(now, progress, apply=apply)
         swept = sweep.sweep(now, progress, apply=apply)
-        keys = _remove_stray_keys(now, apply=apply)
+        removed = keys.remove_stray(now, apply=apply)
         if apply:
             catalog.open_catalog.cache_clear()
             if listens("trino"):
                 branch.tell_trino()
-    return Report(apply, let_go.dropped, let_go.forgotten, keys, tended, swept)
-
-
-def _remove_stray_keys(now: datetime, *, apply: bool) -> int:
-    """Remove keys whose branch is gone, or that no branch will take; returns how many."""
-    keys = object_store.branch_keys()
-    needed = now + timedelta(days=settings().retention.branch_days)
-    # First those that are, last those of branches: a key may be made, or taken, meanwhile.
-    with catalog.connect("maintenance") as connection:
-        if apply:
-            connection.execute("delete from lake.ready_keys where expires_at <= %s", [needed])
-        waiting = connection.execute(
-            "select access_key from lake.ready_keys where expires_at > %s", [needed]
-        ).fetchall()
-    with catalog.connect("builder") as connection:
-        taken = connection.execute("select access_key from lake.keys").fetchall()
-    known = {key for (key,) in waiting + taken}
-    newest = now + branch.key_life() - KEY_AGE
-    stray = [key for key, dies in keys.items() if key not in known and dies < newest]
-    if apply:
-        for key in stray:
-            object_store.remove_key(key)
-        branch.keep_keys_ready()
-    return len(stray)
+    return Report(apply, let_go.dropped, let_go.forgotten, removed, tended, swept)
 
 
 def render(report: Report) -> Group:

@@ -4,15 +4,13 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from lake import catalog, lag
-from lake.branches import branch
-from lake.credentials import write_private
+from lake.branches import branch, keys
 from lake.errors import LakeError
 from lake.settings import ROOT, settings
 
@@ -61,7 +59,7 @@ def publish(
     that project makes of the branch, or has not passed; then nothing is moved.
     """
     built_of = lag.captured(name)
-    with branch.closed(name):
+    with keys.closed(name):
         made = branch.call(
             "publisher",
             "select lake.publish(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
@@ -250,26 +248,6 @@ def manifest() -> str | None:
             [settings().branch],
         ).fetchone()
     return found[0] if found else None
-
-
-def state() -> Path:
-    """A directory for dbt's `--state`: that project.
-
-    Raises LakeError where no publish tells.
-    """
-    text = manifest()
-    if text is None:
-        raise LakeError("no publish says by which project it was built: `lake run` makes one")
-    directory = settings().state_dir / "published" / settings().branch
-    write_private(directory / "manifest.json", text)
-    return directory
-
-
-def with_state(options: Sequence[str]) -> list[str]:
-    """Options of dbt's; where they select by state, with what is published as that state."""
-    if not any("state:" in option for option in options) or "--state" in options:
-        return [*options]
-    return [*options, "--state", str(state())]
 
 
 def code_version() -> str | None:

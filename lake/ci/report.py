@@ -58,8 +58,9 @@ def failed(builds: Iterable[Build], checks: Iterable[Check]) -> tuple[Build | Ch
 class Report:
     """A rehearsal. `publish` is what it is compared with; no `builds` where nothing is modified.
 
-    `removed` are the tables of models that the project no longer has; `error` is what went wrong
-    beside builds and checks; `faults` are models, by table, whose SQL the lineage could not follow.
+    `removed` are the tables of models that the project no longer has; `reasons` say, by table, why
+    one is not what the project makes of what is there; `error` is what went wrong beside builds and
+    checks; `faults` are models, by table, whose SQL the lineage could not follow.
     """
 
     branch: str
@@ -70,6 +71,7 @@ class Report:
     is_incremental: bool
     is_kept: bool = False
     removed: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
     graph: Graph = field(default_factory=Graph)
     builds: tuple[Build, ...] = ()
     checks: tuple[Check, ...] = ()
@@ -89,6 +91,11 @@ class Report:
     @property
     def failures(self) -> tuple[Build | Check, ...]:
         return failed(self.builds, self.checks)
+
+    def because(self, table: TableDiff) -> str:
+        """Why a table is another: code, contract or data."""
+        known = self.reasons.get(table.name, "it was built anew, of the same code")
+        return f"{known}; so is its contract" if table.schema else known
 
     @property
     def verdict(self) -> str:

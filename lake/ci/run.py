@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from lake import catalog, lineage, results
+from lake import catalog, lineage, provenance, results
 from lake.branches import branch, diff, publish
 from lake.build import Say
 from lake.ci import graph
@@ -24,6 +24,7 @@ from lake.manifest import dbt, manifest, model_nodes, selected, table_of
 from lake.results import Result
 from lake.run import RUNNING, unfinished
 from lake.settings import LAYERS, on_branch, settings
+from lake.state import engine, state
 from quality import gate, gx
 
 PREFIX = "ci_"
@@ -92,19 +93,20 @@ def _rehearse(
         publish=ref.publish_id,
         is_incremental=incremental,
     )
-    directory = publish.state()
-    state = ("--state", str(directory))
+    directory = state(options)
+    compared = ("--state", str(directory), "--target", engine(options))
     say(f"looking for what differs from publish {ref.publish_id}")
-    modified = set(selected("--select", MODIFIED, *state))
+    modified = set(selected("--select", MODIFIED, *compared))
     published = json.loads((directory / "manifest.json").read_text())
     begun = replace(begun, removed=_removed(published))
     if not modified:
         shutil.rmtree(directory)
         return begun
+    reasons = {one.code.table: one.reason for one in provenance.stale(name)}
     say(f"building on {name}")
     gx.prepare()
     anew = () if incremental else ("--full-refresh",)
-    builds, checks, error = _build("--select", f"{MODIFIED}+", *anew, *state, *options)
+    builds, checks, error = _build("--select", f"{MODIFIED}+", *anew, *compared, *options)
     shutil.rmtree(directory)
     if builds and not error and all(build.is_well for build in builds):
         say("judging")
@@ -117,6 +119,7 @@ def _rehearse(
     return replace(
         begun,
         is_kept=keep,
+        reasons=reasons,
         graph=graph.touched(manifest(), modified, broken),
         builds=builds,
         checks=checks,

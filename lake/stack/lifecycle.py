@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 
 from lake import catalog, credentials, object_store, parts
-from lake.branches import branch
+from lake.branches import branch, keys
 from lake.errors import LakeError
 from lake.settings import settings
 from lake.stack import capture, minio, postgres, spark, supervisor, trino, valkey
@@ -67,7 +67,7 @@ def up() -> None:
                 _wait(everything["minio"], show)
                 object_store.create()
                 catalog.create()
-                branch.keep_keys_ready()
+                keys.keep_ready()
                 for name in ("valkey", "trino", "spark"):
                     _wait(everything[name], show)
                 branch.tell_trino()

@@ -415,6 +415,7 @@ def test_where_a_gate_follows_keys_that_a_branch_has_written_are_tested_against_
     assert_succeeded([done])
     assert "having" not in query, "nothing was written"
 
+    branch.take(MINE, ["gold.fct_loans"])
     table = open_catalog(MINE).load_table("gold.fct_loans")
     row = table.scan(limit=1).to_arrow()
     table.append(row)

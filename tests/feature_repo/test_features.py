@@ -156,6 +156,7 @@ def test_a_training_set_read_by_its_tag_stays_as_it_was_whatever_is_published(go
         branch.tag("training")
     for number in range(3):
         branch.create("later")
+        branch.take("later", ["gold.ftr_loans", "gold.fct_loans"])
         with on_branch("later"):
             land(version(1, NOON - HOUR * (3 - number) / 4, credit_score=700 + number))
             exist(10 + number)

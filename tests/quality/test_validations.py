@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import sqlglot
 from psycopg.types.json import Jsonb
-from pyspark.sql import DataFrame
 
 from lake.branches import branch, publish
 from lake.errors import LakeError
@@ -53,10 +52,7 @@ def expected(own_lake: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Expecte
     monkeypatch.setattr(silver, "suite", made.suite)
     monkeypatch.setattr(history, "judge", lambda _: [])
 
-    def of_layer(layer: str) -> dict[str, DataFrame]:
-        return {name: frames.read(name) for name in made.suite()}
-
-    monkeypatch.setattr(frames, "frames", of_layer)
+    monkeypatch.setattr(frames, "judged_on", lambda _: [*made.suite()])
     end_spark_session()  # that of another lake
     yield made
     end_spark_session()

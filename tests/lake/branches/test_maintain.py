@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 from pyiceberg.table import Table, Transaction
 
 from lake import catalog, object_store
-from lake.branches import branch, compact, maintain, publish, sweep
+from lake.branches import branch, compact, keys, maintain, publish, sweep
 from lake.branches.sweep import Files
 from lake.catalog import access, connect, for_spark, open_catalog
 from lake.errors import LakeError
@@ -188,7 +188,7 @@ def test_keys_without_a_branch_go_and_those_of_a_branch_stay(own_lake: str) -> N
     branch.create("mine")
     soon = datetime.now(UTC) + timedelta(days=1)
     stray, _ = object_store.create_key("branches/never_made", soon)
-    latest = datetime.now(UTC) + branch.key_life()
+    latest = datetime.now(UTC) + keys.life()
     making, _ = object_store.create_key("branches/in_the_making", latest)
     assert do().keys == 1
     kept = object_store.branch_keys()

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from lake import settings as lake_settings
-from lake.branches import branch, publish
+from lake.branches import branch, keys, publish
 from lake.catalog import alone, connect, open_catalog
 from lake.ci import run
 from lake.ci.report import Check, Report, html, markdown
@@ -49,6 +49,7 @@ def edit(file: Path, old: str, new: str) -> None:
 
 def allowed() -> str:
     """What of the installation's credentials a job is given: docs/ci.md says how to cut it out."""
+    keys.keep_ready()  # as each run does, for who makes none
     cut = credentials().model_dump(include={"roles"})
     cut["roles"] = {role: cut["roles"][role] for role in ("reader", "builder")}
     return json.dumps(cut)
@@ -109,7 +110,8 @@ def test_a_change_of_gold_is_built_judged_and_told_by_row_and_column(
         changed = (
             f"| `gold.fct_loans` | changed | 0 | 0 | {decided:,} | `is_approved` {decided:,} |"
         )
-        assert changed in told
+        assert f"{changed} its code is another; so is its contract |" in told
+        assert " it was built of other code of fct_loans |" in told
         assert "| `gold.agg_loan_approvals` | changed | 0 | 0 | " in told
         assert "gate: counts and sums are those of silver" in told
         assert "`gold.fct_loans`: column next_due_on dropped: date" in told
@@ -136,8 +138,8 @@ def test_a_model_and_a_test_that_fail_are_in_the_report_and_the_branch_is_gone(
     edit(
         models / "gold" / "ftr_loans.sql", "    credit_score,", "    credit_scores as credit_score,"
     )
-    key = "      - is_key:\n          arguments: {columns: [loan_id]}\n"
-    edit(models / "silver" / "loans.yml", key, key + key.replace("loan_id", "loan_intent"))
+    intent = "{name: loan_intent, data_type: text, "
+    edit(models / "silver" / "loans.yml", intent, f"{intent}data_tests: [unique], ")
     before = pointers()
     edit(models / "exposures.yml", "      - ref('loans_quarantine')\n", "")
     rules = (models / "silver" / "loans.yml").read_text()
@@ -149,12 +151,12 @@ def test_a_model_and_a_test_that_fail_are_in_the_report_and_the_branch_is_gone(
     assert done.returncode == 1, done.stdout + done.stderr
     assert (pointers(), ci_branches()) == (before, [])
     told = (checkout / "lake-ci" / "report.md").read_text()
-    assert "Failed: 3 of 4 models, 5 of 6 checks" in told
+    assert "Failed: 3 of 4 models, 5 of 7 checks" in told
     assert "built as the next run would" in told
-    assert "until somebody drops them: `silver.loans_quarantine`." in told
+    assert "until a publish drops them (`--drop-undeclared`): `silver.loans_quarantine`." in told
     assert "| build: error | `gold.ftr_loans` |" in told
     assert "credit_scores" in told.split("### Lineage that can't be followed")[1]
-    assert "| test: is_key_loans_loan_intent | `silver.loans` | Got " in told
+    assert "| test: unique_loans_loan_intent | `silver.loans` | Got " in told
 
 
 def test_the_workflow_of_github_says_that_nothing_is_modified(
