@@ -21,7 +21,7 @@ from dbt_common.events.base_types import EventMsg
 from dbt_common.events.event_manager_client import add_callback_to_manager
 from dbt_common.exceptions import DbtRuntimeError
 
-from lake.catalog import access, for_spark, pointer
+from lake.catalog import access, for_spark
 from lake.errors import LakeError
 from lake.manifest import BUILT, PROJECT, check
 from lake.settings import TRUNK, settings
@@ -76,10 +76,8 @@ def take_first(message: EventMsg) -> None:
     from lake.branches import branch
 
     built = message.data.node_info.node_relation
-    table = f"{built.schema}.{built.alias}"
-    with suppress(LakeError):  # what keeps it from being written, the engine says
-        if pointer(settings().branch, table):
-            branch.take(settings().branch, [table])
+    with suppress(LakeError):  # a new table; what else there is, the engine says
+        branch.take(settings().branch, [f"{built.schema}.{built.alias}"])
 
 
 def record_at_the_end(message: EventMsg) -> None:

@@ -33,6 +33,8 @@ BUILT = LAYERS[1:]
 """Those that dbt builds, each of the models in the folder of its name."""
 QUALITY = "quality"
 """The namespace of what is found out about them; written on `lake` alone, run by run."""
+APPENDED = ("bronze", QUALITY)
+"""The namespaces that are appended to on `lake`; no branch writes them."""
 
 
 Directory = Annotated[Path, AfterValidator(Path.absolute)]
@@ -105,7 +107,7 @@ class Retention(_Group):
     publish_days: float = Field(7, description="how long a publish can be rolled back to", ge=0)
     publishes: int = Field(10, description="so many of the last ones can be, however old", ge=1)
     ready_keys: int = Field(
-        5, description="for so many branches of who may not make keys, `lake up` makes some", ge=0
+        5, description="so many keys wait for the branches of users who can't make keys", ge=0
     )
     reader_hours: float = Field(
         24, description="a reader or writer may hold on to old files that long", gt=0

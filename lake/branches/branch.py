@@ -16,15 +16,11 @@ from lake import catalog, object_store
 from lake.branches import keys
 from lake.credentials import Role, credentials
 from lake.errors import LakeError
-from lake.settings import QUALITY, TRUNK, on_branch, settings
+from lake.settings import APPENDED, TRUNK, on_branch, settings
 from lake.stack import trino
 from lake.stack.program import listens
 
 PIN_HOURS = 24
-APPENDED = ("bronze", QUALITY)
-"""What no branch writes."""
-METADATA_LOG = 100
-"""How many former metadata files a table lists, as `dbt_project.yml` has it."""
 _NAME = re.compile(r"(?!lake$|publish_\d+$)[a-z][a-z0-9_]{0,62}")
 """As `schema.sql` has it; asked here too, so that no key is made for a name that is none."""
 
@@ -116,10 +112,11 @@ def _moved(metadata: dict[str, Any], pointer: str, location: str) -> dict[str, A
     """The same table at another location, as the successor of what is at `pointer`."""
     now = int(datetime.now(UTC).timestamp() * 1000)
     before = {"timestamp-ms": metadata["last-updated-ms"], "metadata-file": pointer}
+    listed = int(metadata.get("properties", {}).get("write.metadata.previous-versions-max", 100))
     return metadata | {
         "location": location,
         "last-updated-ms": max(now, metadata["last-updated-ms"]),
-        "metadata-log": [*metadata.get("metadata-log", ()), before][-METADATA_LOG:],
+        "metadata-log": [*metadata.get("metadata-log", ()), before][-listed:],
     }
 
 

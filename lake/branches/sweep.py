@@ -32,7 +32,7 @@ from lake import catalog, object_store
 from lake.errors import LakeError
 from lake.lag import CHANGES
 from lake.object_store import WRITABLE
-from lake.settings import QUALITY, TRUNK, settings
+from lake.settings import APPENDED, TRUNK, settings
 
 BATCH = 1000
 READERS = 8
@@ -64,7 +64,7 @@ class Pointer:
     @property
     def is_whole(self) -> bool:
         """Whether old snapshots count too. What is appended to has many; only `lake` needs them."""
-        return self.kind == "lake" or self.table_namespace not in ("bronze", QUALITY)
+        return self.kind == "lake" or self.table_namespace not in APPENDED
 
     @property
     def is_needed(self) -> bool:
