@@ -12,6 +12,7 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from dbt.flags import get_flags
@@ -23,7 +24,7 @@ from dbt_common.exceptions import DbtRuntimeError
 
 from lake.catalog import access, for_spark
 from lake.errors import LakeError
-from lake.manifest import BUILT, PROJECT, check
+from lake.manifest import BUILT, PROJECT, changed_at, check
 from lake.settings import TRUNK, settings
 
 BUILDING = ("build", "run", "seed", "snapshot", "clone")
@@ -42,9 +43,11 @@ class Branch(dbtPlugin):
         if "dbt.adapters.trino" in sys.modules:
             tell_decimals_apart()
         flags, branch = get_flags(), settings().branch  # type: ignore[no-untyped-call]
-        command = flags.WHICH
+        command, project = flags.WHICH, Path(flags.PROJECT_DIR).resolve()
+        written = project / (flags.TARGET_PATH or "target") / "manifest.json"
+        add_callback_to_manager(partial(date_manifest, written, changed_at(project)))
         try:
-            check(Path(flags.PROJECT_DIR).resolve())
+            check(project)
             if command in OFFLINE or (branch == TRUNK and command not in BUILDING):
                 return
             opened = access()
@@ -59,7 +62,7 @@ class Branch(dbtPlugin):
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
         if command in BUILDING:
             add_callback_to_manager(take_first)
-        if command in BUILDING and Path(flags.PROJECT_DIR).resolve() == PROJECT:
+        if command in BUILDING and project == PROJECT:
             from lake import provenance  # slow to import
 
             with suppress(LakeError):  # of a project that does not parse: dbt says so itself
@@ -67,6 +70,12 @@ class Branch(dbtPlugin):
                 assert isinstance(seen_by_macros, dict)
                 seen_by_macros.update(provenance.anew(branch))
                 add_callback_to_manager(record_at_the_end)
+
+
+def date_manifest(written: Path, read: float, message: EventMsg) -> None:
+    """Give a manifest the time of the files that it is of: what is edited meanwhile is newer."""
+    if message.info.name == "CommandCompleted" and written.exists():
+        os.utime(written, (read, read))
 
 
 def take_first(message: EventMsg) -> None:

@@ -245,7 +245,6 @@ def use_installation(rows: int) -> Path:
         "LAKE_HEAP__SPARK": HEAP,
         "LAKE_HEAP__TRINO": HEAP,
         "LAKE_RETENTION__PUBLISHES": "1",
-        "LAKE_GATE_FOLLOWS": "1",  # a build as a run has it, without the gate
     }
     return where
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from threading import Event
 from typing import Any
 
@@ -14,9 +13,10 @@ from psycopg import sql
 from psycopg.rows import namedtuple_row
 
 from ingestion import bronze, piece
-from ingestion.piece import File, Piece, Taken, UnheldKeyError
+from ingestion.piece import File, Piece, UnheldKeyError
 from lake import source
 from lake.settings import settings
+from lake.source import Snapshot
 from lake.source.inspection import Table, Trouble
 
 PAGES_PER_PIECE = 32_768  # 256 MiB of the source's table: one file of bronze
@@ -33,9 +33,8 @@ class Copied:
     troubles: tuple[Trouble, ...]
 
 
-def copy(tables: Sequence[Table], lsn: int, snapshot: str, progress: Progress) -> Copied:
+def copy(tables: Sequence[Table], taken: Snapshot, progress: Progress) -> Copied:
     """Copy the tables; each is committed whole. What ails one table does not keep the others."""
-    taken = Taken(lsn, snapshot, datetime.now(UTC))
     rows, troubles = {}, []
     with ThreadPoolExecutor(max_workers=settings().bulk_workers) as pool:
         for table in tables:
@@ -65,11 +64,11 @@ def _is_of_table(error: adbc.Error) -> bool:
     return (error.sqlstate or "")[:2] in ("0A", "22", "42", "XX")
 
 
-def _copy_table(table: Table, taken: Taken, pool: ThreadPoolExecutor, progress: Progress) -> int:
+def _copy_table(table: Table, taken: Snapshot, pool: ThreadPoolExecutor, progress: Progress) -> int:
     """The number of rows that were copied."""
     with psycopg.connect(source.conninfo()) as connection:
         connection.execute("set transaction isolation level repeatable read, read only")
-        connection.execute(f"set transaction snapshot '{taken.snapshot}'".encode())
+        connection.execute(f"set transaction snapshot '{taken.name}'".encode())
         stored = _stored(connection, table)
     pages, done = sum(part.pages for part in stored), 0
     location = bronze.location(table.declared.bronze, table.columns)

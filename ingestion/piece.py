@@ -7,7 +7,6 @@ import re
 import uuid
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 
 import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
@@ -22,21 +21,13 @@ from lake import source
 from lake.credentials import credentials
 from lake.manifest import Column
 from lake.settings import settings
+from lake.source import Snapshot
 from lake.source.inspection import Table
 from lake.types import canonical
 
 _HELD_DAYS = (-719_162, 2_932_896)
 _HELD_MICROSECONDS = (-62_135_596_800_000_000, 253_402_300_799_999_999)
 """The years 1 to 9999, which every reader of bronze knows, since 1970."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What a load is of: the LSN and the name of the source's snapshot, and when it began."""
-
-    lsn: int
-    snapshot: str
-    at: datetime
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class _UnheldError(Exception):
     """A value that its type in bronze can't hold, and that was not asked for as text."""
 
 
-def copy(table: Table, piece: Piece, taken: Taken, location: str) -> File:
+def copy(table: Table, piece: Piece, taken: Snapshot, location: str) -> File:
     """Copy the rows of a piece into one Parquet file.
 
     Raises UnheldKeyError, with the column's name, where a row would be without its key.
@@ -75,14 +66,14 @@ def copy(table: Table, piece: Piece, taken: Taken, location: str) -> File:
         return _copy(table, piece, taken, location, unheld=True)
 
 
-def _copy(table: Table, piece: Piece, taken: Taken, location: str, *, unheld: bool) -> File:
+def _copy(table: Table, piece: Piece, taken: Snapshot, location: str, *, unheld: bool) -> File:
     typed = [(column, bronze_type(column.type)) for column in table.columns]
     path = f"{location}/data/{taken.lsn}-{piece.first}-{uuid.uuid4()}.parquet"
     rows = 0
     with adbc.connect(source.conninfo()) as connection, connection.cursor() as cursor:
         cursor.execute("set row_security = off")  # an error instead of a part of the rows
         cursor.execute("set transaction isolation level repeatable read, read only")
-        cursor.execute(f"set transaction snapshot '{taken.snapshot}'")
+        cursor.execute(f"set transaction snapshot '{taken.name}'")
         cursor.execute(_select(typed, table.printed, piece, unheld=unheld))
         with _writer(path, table.columns) as writer:
             for batch in cursor.fetch_record_batch():
@@ -94,7 +85,7 @@ def _copy(table: Table, piece: Piece, taken: Taken, location: str, *, unheld: bo
     return File(path, rows)
 
 
-def mark_empty(columns: Sequence[Column], taken: Taken, location: str) -> File:
+def mark_empty(columns: Sequence[Column], taken: Snapshot, location: str) -> File:
     """Write the row that stands for a snapshot of no rows, which has its LSN by it."""
     path = f"{location}/data/{taken.lsn}-{uuid.uuid4()}.parquet"
     fields = {"_snapshot_lsn": taken.lsn, "_ingested_at": taken.at, UNHELD: NO_ROW}
@@ -174,7 +165,9 @@ def _unheld(typed: Typed) -> sql.Composable:
     )
 
 
-def _landed(batch: pa.RecordBatch, typed: Typed, taken: Taken, *, unheld: bool) -> pa.RecordBatch:
+def _landed(
+    batch: pa.RecordBatch, typed: Typed, taken: Snapshot, *, unheld: bool
+) -> pa.RecordBatch:
     """Rows as bronze has them, of what the source answered."""
     columns = []
     for (_, kind), column in zip(typed, batch.columns, strict=False):

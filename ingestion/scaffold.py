@@ -225,7 +225,7 @@ def _entry(name: str, kind: str, words: str, indent: int, source_name: str = "")
 
 def _flow(*texts: str) -> str:
     """Texts within YAML's braces or brackets: quoted where one would be something else, as `on`."""
-    dumped: str = yaml.safe_dump(texts, default_flow_style=True, width=math.inf)
+    dumped: str = yaml.safe_dump(texts, default_flow_style=True, width=math.inf, allow_unicode=True)
     return dumped.strip().removeprefix("[").removesuffix("]")
 
 

@@ -18,7 +18,7 @@ from ingestion.source import Owner, prepare
 from lake import lag, source
 from lake.catalog import alone
 from lake.errors import LakeError
-from lake.manifest import SourceTable
+from lake.manifest import SourceTable, named_tables
 from lake.settings import settings
 from lake.shapes import waits
 from lake.source.inspection import Table, Trouble, inspect
@@ -71,7 +71,7 @@ def ingest(
         changes = bronze.create_changes()
         bronze.create_schema_changes()
         begun = changes.properties.get(lag.SLOT_LSN)
-        named = _named(declared, again)
+        named = named_tables(again, declared)
         if begun:
             if why := lag.missed(source.slot(connection)):
                 raise LakeError(why)
@@ -102,21 +102,6 @@ def ingest(
     return Load(copied.rows, suspended, time.monotonic() - began)
 
 
-def _named(declared: list[SourceTable], names: Sequence[str]) -> list[SourceTable]:
-    """The tables of those names: of their entries in the project, or at the source."""
-    known = {
-        name: table
-        for table in declared
-        for name in (table.name, table.bronze.removeprefix("bronze."), table.qualified)
-    }
-    if unknown := [name for name in names if name not in known]:
-        raise LakeError(
-            f"no table `{unknown[0]}` is declared: choose of "
-            f"{', '.join(table.qualified for table in declared)}"
-        )
-    return [known[name] for name in names]
-
-
 def _check_unread(slot: source.Slot | None) -> None:
     if slot and slot.active:
         raise LakeError(f"the slot `{settings().source.slot}` is being read: stop capture first")
@@ -134,15 +119,15 @@ def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress) -
     If that fails, the slot is dropped, so that it holds back no WAL.
     """
     name = settings().source.slot
-    with source.exported_snapshot(name, is_temporary=False) as (lsn, snapshot):
+    with source.exported_snapshot(name, is_temporary=False) as snapshot:
         try:
-            copied = copy(tables, lsn, snapshot, progress)
+            copied = copy(tables, snapshot, progress)
         except BaseException:
             with source.connect() as connection:
                 connection.execute("select pg_drop_replication_slot(%s)", [name])
             raise
     with changes.transaction() as transaction:
-        transaction.set_properties({lag.SLOT_LSN: str(lsn), SOURCE: _identity()})
+        transaction.set_properties({lag.SLOT_LSN: str(snapshot.lsn), SOURCE: _identity()})
     return copied
 
 
@@ -166,6 +151,6 @@ def _load_beside_capture(tables: Sequence[Table], progress: Progress) -> Copied:
             held.enter_context(alone("lake run", "ingest"))
         temporary = f"{settings().source.slot}_{uuid.uuid4().hex[:12]}"
         exported = source.exported_snapshot(temporary, is_temporary=True)
-        lsn, snapshot = held.enter_context(exported)
+        snapshot = held.enter_context(exported)
         lag.catch_up()  # so that who reads the snapshot finds other tables to be as late
-        return copy(tables, lsn, snapshot, progress)
+        return copy(tables, snapshot, progress)

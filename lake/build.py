@@ -17,6 +17,8 @@ from lake.state import with_state
 
 ALL = "--all"
 """The option that has everything built, stale or not."""
+KEYS_ARE_JUDGED = ("--exclude", "test_name:is_key")
+"""Options of `dbt build` for where the gate follows, which judges the key of every row."""
 Say = Callable[[str], None]
 _SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector", "--resource-type"}
 """The options of dbt that leave out a part of the project."""
@@ -44,9 +46,10 @@ def build(
         say(_count(waiting))
         select = ["--select", *(one.code.name for one in waiting)]
     options = [*with_state([one for one in options if one != ALL]), *select]
+    options += KEYS_ARE_JUDGED if gate_follows else ()
     began = time.time()
     try:
-        dbt("build", *options, gate_follows=gate_follows)
+        dbt("build", *options)
     finally:
         if found is not None:
             found += results.of_dbt(options, began)

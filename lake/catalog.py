@@ -95,7 +95,7 @@ def alone(verb: str, role: Role, on: str = "") -> Iterator[None]:
     with connect(role) as connection:
         taken = connection.execute("select pg_try_advisory_lock(hashtext(%s))", lock).fetchone()
         if taken != (True,):
-            raise LakeError(f"another `{verb}` is at work: wait for it")
+            raise LakeError(f"a `{verb}` is at work: wait for it")
         try:
             yield
         finally:  # a closed connection's lock is let go of later than it closes

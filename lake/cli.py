@@ -204,10 +204,13 @@ def scaffold(
     """Declare tables of the source, with state, history and quarantine of each in silver."""
     from ingestion.scaffold import scaffold
 
+    written: set[Path] = set()
     for table in tables:
         made = scaffold(table)
         for path in made.files:
-            err.print(f"wrote {path}", highlight=False)
+            if path not in written:
+                err.print(f"wrote {path}", highlight=False)
+        written |= {*made.files}
         err.print(f"what is left to you of {table}:", highlight=False, markup=False)
         for one in made.left:
             err.print(f"- {one}", highlight=False, markup=False)
@@ -666,7 +669,7 @@ def publish(
 
     What has not passed its expectations yet is judged first. Exits 1 where one failed.
     """
-    from lake import provenance
+    from lake import provenance, published
     from lake.branches import branch
     from lake.branches import publish as publishing
     from lake.manifest import manifest_text
@@ -683,6 +686,8 @@ def publish(
     is_whole = not provenance.stale(name)
     made = publishing.publish(name, manifest_text(), project, is_whole=is_whole, reason=unvalidated)
     err.print("nothing changed, nothing to publish" if made is None else f"published as {made}")
+    if made:
+        published.record(_say)
 
 
 def _judge(name: str, layers: set[str]) -> None:
@@ -709,6 +714,7 @@ def rollback(
     publish: Annotated[int, typer.Argument(help="the id of the publish to go back to")],
 ) -> None:
     """Have `lake` be as it was after a publish; this is a publish too."""
+    from lake import published
     from lake.branches import publish as publishing
     from lake.stack.program import require
 
@@ -719,6 +725,8 @@ def rollback(
         if made is None
         else f"published as {made}: `lake` is as it was after {publish}"
     )
+    if made:
+        published.record(_say)
 
 
 @cli.command(rich_help_panel=BRANCHES)

@@ -30,8 +30,6 @@ MADE = ("target", "logs")
 BUILT = ("model", "seed", "snapshot")
 """What of a project becomes a table."""
 RULES = Path(__file__).with_name("contract.py")
-GATE_FOLLOWS = "LAKE_GATE_FOLLOWS"
-"""What tells the project's macros that a gate judges what is built (`macros/written.sql`)."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +136,26 @@ def source_tables(of: Mapping[str, Any] | None = None) -> list[SourceTable]:
     return sorted((_source_table(node) for node in declared), key=lambda table: table.qualified)
 
 
+def named_tables(names: Sequence[str], declared: Sequence[SourceTable]) -> list[SourceTable]:
+    """The tables of these names: of bronze, at the source with the schema, or without where one is.
+
+    Raises LakeError where a name is none of a declared table, or of several.
+    """
+    return [_named(name, declared) for name in names]
+
+
+def _named(name: str, declared: Sequence[SourceTable]) -> SourceTable:
+    for table in declared:
+        if name in (table.qualified, table.bronze, table.bronze.removeprefix("bronze.")):
+            return table
+    found = [table for table in declared if table.name == name]
+    if len(found) == 1:
+        return found[0]
+    choice = ", ".join(table.qualified for table in found or declared)
+    why = "is the name of several tables" if found else "is no table that is declared"
+    raise LakeError(f"`{name}` {why}: choose of {choice}")
+
+
 def _source_table(node: dict[str, Any]) -> SourceTable:
     meta = node["config"]["meta"]
     schema, name = parts(meta["source_table"])
@@ -151,7 +169,7 @@ def _source_table(node: dict[str, Any]) -> SourceTable:
 
 @lru_cache
 def manifest() -> dict[str, Any]:
-    """dbt's manifest of the project as it stands on disk.
+    """dbt's manifest of the project as it stood on disk when this process first asked.
 
     Raises LakeError, with dbt's own words, where the project does not parse.
     """
@@ -159,6 +177,7 @@ def manifest() -> dict[str, Any]:
     return loaded
 
 
+@lru_cache
 def manifest_text() -> str:
     """The same, as dbt wrote it."""
     check()
@@ -168,6 +187,12 @@ def manifest_text() -> str:
     return path.read_text()
 
 
+def forget() -> None:
+    """Have the manifest be read again, of the project as it stands on disk then."""
+    manifest.cache_clear()
+    manifest_text.cache_clear()
+
+
 def check(project: Path | None = None) -> None:
     """Read a project's files, ours if left out, for mistakes; not again while they have none.
 
@@ -175,7 +200,7 @@ def check(project: Path | None = None) -> None:
     """
     project = project or PROJECT
     stamp = project / TARGET.name / "checked"
-    newest = max(_newest(project), RULES.stat().st_mtime)
+    newest = max(changed_at(project), RULES.stat().st_mtime)
     if stamp.exists() and stamp.stat().st_mtime >= newest:
         return
     from lake import contract  # heavy
@@ -257,14 +282,12 @@ def copy_project(to: Path) -> Path:
     return Path(shutil.copytree(PROJECT, to, ignore=shutil.ignore_patterns(*MADE)))
 
 
-def dbt(*arguments: str, gate_follows: bool = False) -> None:
+def dbt(*arguments: str) -> None:
     """Run a dbt command on the project, its output on this terminal.
-
-    Where the gate follows, which judges every row, only keys that a branch has written are tested.
 
     Raises LakeError where the project has mistakes or dbt fails.
     """
-    _dbt(arguments, None, {GATE_FOLLOWS: "1"} if gate_follows else {})
+    _dbt(arguments, None)
 
 
 def selected(*options: str) -> list[str]:
@@ -275,12 +298,11 @@ def selected(*options: str) -> list[str]:
     listed = _dbt(
         ("ls", "--quiet", "--output", "json", "--output-keys", "unique_id", *options),
         subprocess.PIPE,
-        {},
     )
     return [json.loads(line)["unique_id"] for line in listed.splitlines() if line.startswith("{")]
 
 
-def _dbt(arguments: Sequence[str], stdout: int | None, variables: dict[str, str]) -> str:
+def _dbt(arguments: Sequence[str], stdout: int | None) -> str:
     """What dbt wrote, where `stdout` is a pipe."""
     check()
     directories = ["--project-dir", str(PROJECT), "--profiles-dir", str(PROJECT)]
@@ -288,7 +310,7 @@ def _dbt(arguments: Sequence[str], stdout: int | None, variables: dict[str, str]
     command = [str(Path(sys.executable).with_name("dbt")), verb, *directories, *options]
     done = subprocess.run(
         tied(command),
-        env=os.environ | environment() | variables,
+        env=os.environ | environment(),
         cwd=PROJECT,
         stdout=stdout,
         text=True,
@@ -324,11 +346,14 @@ def _walk(project: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
 
 
 def _is_stale(written: Path) -> bool:
-    return not written.exists() or written.stat().st_mtime < _newest(PROJECT)
+    return not written.exists() or written.stat().st_mtime < changed_at(PROJECT)
 
 
-def _newest(project: Path) -> float:
-    """When a file of a project was last changed, in seconds since the epoch."""
+def changed_at(project: Path) -> float:
+    """When a file of a project was last changed, in seconds since the epoch.
+
+    dbt's plugin gives a manifest that time, as it was before dbt read the files.
+    """
     changed = [
         folder / name  # a folder too, which is newer without a file that is gone
         for folder, folders, names in _walk(project)

@@ -83,11 +83,14 @@ def codes() -> dict[str, Code]:
     Raises LakeError, with dbt's own words, where the project does not parse.
     """
     made_by = f"{dbt_version()} {Path(__file__).read_text()}"
-    kept = settings().state_dir / "codes" / f"{digest(made_by)}.json"
-    if not kept.exists():
-        found = [asdict(code) for code in codes_of(manifest(), _variables(PROJECT))]
-        write_private(kept, json.dumps(found))
-    return {one["table"]: Code(**one) for one in json.loads(kept.read_text())}
+    files = digest(made_by)
+    kept = settings().state_dir / "codes" / f"{files}.json"
+    if kept.exists():
+        return {one["table"]: Code(**one) for one in json.loads(kept.read_text())}
+    found = codes_of(manifest(), _variables(PROJECT))
+    if digest(made_by) == files:  # else some were changed meanwhile
+        write_private(kept, json.dumps([asdict(code) for code in found]))
+    return {one.table: one for one in found}
 
 
 def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:

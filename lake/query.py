@@ -124,7 +124,12 @@ def _in_one_line() -> Iterator[None]:
     try:
         yield
     except TrinoQueryError as error:
-        raise LakeError(" ".join(error.message.split())) from None
+        said = " ".join(error.message.split())
+        if said.startswith(
+            "Error committing write"
+        ):  # what the object store says is in Trino's log
+            said += "; a branch takes a table before it is written by hand: `lake branch take`"
+        raise LakeError(said) from None
     except (Error, HttpError, OSError) as error:  # the network's are OSErrors
         raise LakeError(f"Trino does not answer: {error}; `lake status`") from None
 

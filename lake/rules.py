@@ -10,7 +10,14 @@ from typing import Any
 from lake.branches import publish
 from lake.contract import Rule
 from lake.errors import LakeError
-from lake.manifest import below, manifest, model_nodes, table_of
+from lake.manifest import (
+    below,
+    manifest,
+    model_nodes,
+    named_tables,
+    source_tables,
+    table_of,
+)
 
 Rules = dict[str, Rule]
 """Rules of a model, by their names."""
@@ -56,18 +63,18 @@ def touched_by(names: Sequence[str]) -> list[str]:
     Raises LakeError where a name is neither a model's nor a source table's.
     """
     models = model_nodes()
-    by_name = {node["name"]: unique_id for unique_id, node in models.items()}
-    tables = {node["name"] for node in manifest()["sources"].values()}
+    by_name = {name: key for key, node in models.items() for name in (node["name"], table_of(node))}
     selected: set[str] = set()
     for name in names:
-        short = name.rpartition(".")[2]
-        if short in by_name:
-            selected |= {f"{models[root]['name']}+" for root in _roots(by_name[short], models)}
-        elif short in tables:
-            selected.add(f"source:bronze.{short}+")
+        if name in by_name:
+            selected |= {f"{models[root]['name']}+" for root in _roots(by_name[name], models)}
         else:
-            known = ", ".join(sorted(by_name.keys() | tables))
-            raise LakeError(f"there is no model or source table `{name}`: choose of {known}")
+            try:
+                (table,) = named_tables([name], source_tables())
+            except LakeError as error:
+                raise LakeError(f"there is no model `{name}`, and {error}") from None
+            entries = {table_of(node): node["name"] for node in manifest()["sources"].values()}
+            selected.add(f"source:bronze.{entries[table.bronze]}+")
     return sorted(selected)
 
 

@@ -5,6 +5,7 @@ What it finds is kept in `quality.results`, before it is published, and where it
 
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,9 +14,10 @@ from lake.branches import branch, keys, publish
 from lake.build import Say, build, chooses_itself, selects
 from lake.errors import LakeError
 from lake.manifest import manifest_text
+from lake.published import record as record_published
 from lake.results import Result
-from lake.settings import LAYERS, TRUNK, on_branch
-from quality import gate, gx, validations
+from lake.settings import BUILT, TRUNK, on_branch
+from quality import gate, validations
 from quality.finding import Report
 
 PREFIX, RUNNING = "run_", "running"
@@ -41,11 +43,10 @@ class Run:
 def run(
     options: Sequence[str],
     say: Say,
-    layers: Sequence[str] = LAYERS,
     *,
     drop_undeclared: bool = False,
 ) -> Run:
-    """Build the stale tables, judge layers and publish; `say` is called with a line for each step.
+    """Build the stale tables, judge all layers and publish; `say` is called with a line a step.
 
     `options` are for `dbt build`, and may select models. It does nothing where no table is stale.
     With `drop_undeclared`, tables of models that are gone are dropped.
@@ -63,22 +64,24 @@ def run(
             if reached:
                 publish.extend(reached)
             return Run(Report(()), None, (), is_idle=True)
+        manifest_text()  # what is judged and published is the project as it is now, not later
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
         keys.keep_ready()
         branch.create(name, in_trino="trino" in options)  # which is slow to forget catalogs
         branch.call("builder", "select lake.mark_branch(%s, %s)", name, RUNNING)
         found: list[Result] = []
         try:
-            with on_branch(name):
+            with on_branch(name), ThreadPoolExecutor(1) as beside:
                 say(f"building on {name}")
-                gx.prepare()
+                landed = beside.submit(gate.validate, ["bronze"], only_what_moved=True)
                 try:
-                    whole = set(LAYERS) <= set(layers)
-                    build(["--quiet", *NO_UNIT_TESTS, *options], say, found, gate_follows=whole)
+                    build(["--quiet", *NO_UNIT_TESTS, *options], say, found, gate_follows=True)
                     branch.drop_tables(name, gone)
                     _trace(say)
                     say("judging")
-                    judged = gate.validate(layers, only_what_moved=True)
+                    bronze = landed.result()
+                    built = gate.validate(BUILT, only_what_moved=True)
+                    judged = Report((*bronze.findings, *built.findings))
                 except LakeError:
                     _record_failure(name, found, say)
                     raise
@@ -99,6 +102,8 @@ def run(
         except KeyboardInterrupt:
             branch.drop(name)
             raise
+    if published:
+        record_published(say)
     tables = publish.log(1)[0].tables if published else ()
     return Run(judged, published, tables)
 

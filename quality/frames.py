@@ -259,9 +259,8 @@ def _count_source(declared: Sequence[SourceTable]) -> AtSource:
         source.connect() as connection,
         connection.transaction(),
     ):
-        lsn, name = made
         connection.execute("set transaction isolation level repeatable read, read only")
-        connection.execute(f"set transaction snapshot '{name}'".encode())
+        connection.execute(f"set transaction snapshot '{made.name}'".encode())
         for table in declared:
             from_ = sql.Identifier(table.schema, table.name)
             is_parent = "select relkind = 'p' from pg_class where oid = %s::regclass"
@@ -270,7 +269,7 @@ def _count_source(declared: Sequence[SourceTable]) -> AtSource:
             query = sql.SQL("select count(*) from {}{}").format(only, from_)
             (count,) = connection.execute(query).fetchone() or (0,)
             counted[table.qualified] = int(count)
-    return AtSource(lsn, counted)
+    return AtSource(made.lsn, counted)
 
 
 def rows(there: AtSource, taken: Mapping[str, Snapshot], landed: DataFrame) -> DataFrame:

@@ -13,6 +13,7 @@ from lake.errors import LakeError
 from lake.settings import LAYERS
 from quality import gx, validations
 from quality.finding import Finding, Report
+from quality.suite import view_of
 from quality.suites import read_beside, suites
 from quality.validations import Passed
 
@@ -87,10 +88,10 @@ def _needed(layer: str, tables: Sequence[str], passed: Mapping[str, Passed]) -> 
 def _at_hand(frames: Mapping[str, "DataFrame"]) -> Iterator[None]:
     """Keep frames in the server, as views: read from the lake once, not once an expectation."""
     for name, frame in frames.items():
-        frame.persist().createOrReplaceTempView(name.replace(".", "_"))
+        frame.persist().createOrReplaceTempView(view_of(name))
     try:
         yield
     finally:
         for name, frame in frames.items():
             frame.unpersist()
-            frame.sparkSession.catalog.dropTempView(name.replace(".", "_"))
+            frame.sparkSession.catalog.dropTempView(view_of(name))

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2.bccache import Bucket, BytecodeCache
 
+from lake.errors import LakeError
 from lake.settings import LAYERS, settings
+from quality.counting import Breaks, count, samples
 from quality.finding import Finding
 from quality.suite import NO_ROWS, Expectation
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
-ROW_COUNT = "unexpected_rows_query.row_count"
-SAMPLES = 3
+COUNTS = "lake.counts"
+"""Our metric, which all that is counted of a table shares, and which so is found once."""
 
 
 def prepare() -> None:
@@ -63,7 +65,11 @@ def judge(
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     asset = context.data_sources.add_spark("lake").add_dataframe_asset(table)
-    suite = gx.ExpectationSuite(name=table, expectations=[_made(one) for one in expectations])
+    breaks = [(one.where, one.query) for one in expectations]
+    suite = gx.ExpectationSuite(
+        name=table,
+        expectations=[_made(one, nth, table, breaks) for nth, one in enumerate(expectations)],
+    )
     definition = context.validation_definitions.add(
         gx.ValidationDefinition(
             name=table,
@@ -76,17 +82,25 @@ def judge(
     )
     (result,) = checkpoint.run({"dataframe": frame}).run_results.values()
     _write_docs(context, table)
-    return tuple(_finding(table, one, frame) for one in result.results)
+    return tuple(
+        _finding(table, expectations[one.expectation_config.meta["nth"]], one, frame.sparkSession)
+        for one in result.results
+    )
 
 
-def _made(of: Expectation) -> Any:
-    """An expectation, as Great Expectations has it."""
+def _made(of: Expectation, nth: int, table: str, breaks: Sequence[Breaks]) -> Any:
+    """An expectation, the nth of its table, as Great Expectations has it."""
     severity = "warning" if of.warns else "critical"
-    if of.name == NO_ROWS:
-        made, arguments = _no_rows(), {"unexpected_rows_query": of.arguments["query"]}
+    meta: dict[str, Any] = {"nth": nth}
+    arguments = dict(of.arguments)
+    if of.where or of.query:
+        meta |= {"table": table, "breaks": breaks}
+        made = _counted(of.name)
     else:
-        made, arguments = getattr(_expectations(), of.name), dict(of.arguments)
-    return made(**arguments, description=of.words, severity=severity)
+        made = getattr(_expectations(), of.name)
+    if of.name == NO_ROWS:
+        arguments["unexpected_rows_query"] = of.query or f"select * from {{batch}} where {of.where}"
+    return made(**arguments, description=of.words, severity=severity, meta=meta)
 
 
 def _expectations() -> Any:
@@ -94,21 +108,65 @@ def _expectations() -> Any:
 
 
 @lru_cache
-def _no_rows() -> Any:
-    """Great Expectations' own but that it only counts: to fetch rows runs the query once more."""
+def _counted(name: str) -> Any:
+    """A class of Great Expectations' own, but that it goes by the counts that its table's share."""
+    _define_counts()
     expectations = _expectations()
+    base = (
+        expectations.UnexpectedRowsExpectation if name == NO_ROWS else getattr(expectations, name)
+    )
+    metric: Any = import_module("great_expectations.validator.metric_configuration")
 
-    class NoRows(expectations.UnexpectedRowsExpectation):  # type: ignore[misc, name-defined]
-        metric_dependencies = (ROW_COUNT,)
+    def get_validation_dependencies(self: Any, *of: Any, **named: Any) -> Any:
+        needed = expectations.Expectation.get_validation_dependencies(self, *of, **named)
+        asked = {key: self.meta[key] for key in ("table", "breaks")}
+        needed.set_metric_configuration(COUNTS, metric.MetricConfiguration(COUNTS, {}, asked))
+        return needed
 
-        def _validate(self, metrics: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
-            count = metrics[ROW_COUNT]
-            return {"success": count == 0, "result": {"observed_value": count}}
+    def _validate(self: Any, metrics: Mapping[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        rows, counts = metrics[COUNTS]
+        count = counts[self.meta["nth"]]
+        if isinstance(count, str):
+            raise LakeError(count)
+        found = {"element_count": rows, "unexpected_count": count, "observed_value": count}
+        share = {"unexpected_percent": 100 * count / rows if rows else 0.0}
+        return {"success": count == 0, "result": found | share}
 
-    return NoRows
+    return type(base)(
+        NO_ROWS if name == NO_ROWS else f"{name}Counted",  # its own is taken
+        (base,),
+        {
+            "__module__": __name__,
+            "get_validation_dependencies": get_validation_dependencies,
+            "_validate": _validate,
+        },
+    )
 
 
-def _finding(table: str, result: Any, frame: "DataFrame") -> Finding:
+@lru_cache
+def _define_counts() -> None:
+    """Make our metric known to Great Expectations."""
+    engine: Any = import_module("great_expectations.execution_engine")
+    provider: Any = import_module("great_expectations.expectations.metrics.metric_provider")
+    of_table: Any = import_module("great_expectations.expectations.metrics.table_metric_provider")
+
+    class Counts(of_table.TableMetricProvider):  # type: ignore[misc]
+        metric_name = COUNTS
+        domain_keys = ()
+        value_keys = ("table", "breaks")
+
+        @provider.metric_value(engine=engine.SparkDFExecutionEngine)  # type: ignore[untyped-decorator]
+        def _spark(
+            cls: Any,  # noqa: N805
+            execution_engine: Any,
+            metric_value_kwargs: Mapping[str, Any],
+            **_: Any,
+        ) -> Any:
+            session = execution_engine.get_domain_records({}).sparkSession
+            return count(session, metric_value_kwargs["table"], metric_value_kwargs["breaks"])
+
+
+def _finding(table: str, of: Expectation, result: Any, session: "SparkSession") -> Finding:
     config, found = result.expectation_config, result.result
     raised = result.exception_info or {}
     if "raised_exception" not in raised:  # by metric
@@ -120,7 +178,7 @@ def _finding(table: str, result: Any, frame: "DataFrame") -> Finding:
         for name, value in config.kwargs.items()
         if name not in ("batch_id", "column", "column_list")
     }
-    counted = found.get("unexpected_count", found.get("observed_value"))
+    counted = found.get("unexpected_count")
     return Finding(
         layer=table.partition(".")[0],
         table=table,
@@ -128,26 +186,26 @@ def _finding(table: str, result: Any, frame: "DataFrame") -> Finding:
         expectation=config.description,
         status="error" if has_raised else "pass" if result.success else failed,
         expected=", ".join(f"{name}={value}" for name, value in expected.items()),
-        observed=_observed(found, raised, config.kwargs.get("unexpected_rows_query"), frame),
+        observed=_observed(table, of, found, raised, session),
         value=float(counted) if isinstance(counted, int | float) else None,
     )
 
 
 def _observed(
-    found: Mapping[str, Any], raised: Mapping[str, Any], query: str | None, frame: "DataFrame"
+    table: str,
+    of: Expectation,
+    found: Mapping[str, Any],
+    raised: Mapping[str, Any],
+    session: "SparkSession",
 ) -> str:
     """What was found, short enough for a line."""
     if raised.get("raised_exception"):
         return f"an error: {str(raised['exception_message']).strip().splitlines()[0]}"
-    if query and found["observed_value"]:  # GX would bring all the rows here, or none
-        rows = frame.sparkSession.sql(query, batch=frame).take(SAMPLES)
-        samples = (", ".join(f"{k} {v}" for k, v in row.asDict().items()) for row in rows)
-        return f"{found['observed_value']} rows, as {'; '.join(samples)}"[:300]
-    if "unexpected_count" in found:
-        seen = list(dict.fromkeys(map(str, found.get("partial_unexpected_list") or [])))
-        first = f", as {', '.join(seen[:5])}" if seen else ""
-        return f"{found['unexpected_count']} of {found['element_count']} rows{first}"[:300]
-    return str(found.get("observed_value"))
+    if not (of.where or of.query):
+        return str(found.get("observed_value"))
+    broken = found["unexpected_count"]
+    words = f"{broken} rows" if of.name == NO_ROWS else f"{broken} of {found['element_count']} rows"
+    return f"{words}, as {samples(session, table, of)}"[:300] if broken else words
 
 
 def _write_docs(context: Any, table: str) -> None:

@@ -8,7 +8,7 @@ quarantine tells.
 from lake.contract import Rule
 from lake.manifest import Model, models
 from lake.rules import rules
-from quality.suite import Expectation, Suite, between, keys, none, one_of, present
+from quality.suite import Expectation, Suite, between, keys, no_row, none, one_of, present
 
 
 def suite() -> Suite:
@@ -34,9 +34,12 @@ def _history(current: Model) -> list[Expectation]:
             "a row has at most one current version",
             f"select {named} from {{batch}} where is_current group by {named} having count(*) > 1",
         ),
-        none(
+        no_row(
             "no version ends before it begins",
-            f"select {named}, valid_from, valid_to from {{batch}} where valid_to < valid_from",
+            "valid_to < valid_from",
+            *current.key,
+            "valid_from",
+            "valid_to",
         ),
         none(
             f"a current version that holds the rules is among the {current.name}, and no other",
@@ -77,7 +80,7 @@ def _by_hand() -> Suite:
 def _held(model: str) -> list[Expectation]:
     """No row of a model breaks a rule of it that keeps rows out."""
     return [
-        none(_words(name, rule), f"select * from {{batch}} where not coalesce({literal}, true)")
+        no_row(_words(name, rule), f"not ({literal})")
         for name, rule in rules(model).items()
         if rule.on_break != "warn"
         for literal in [rule.condition.replace("{", "{{").replace("}", "}}")]
@@ -98,13 +101,14 @@ def _kept_out(model: Model, quarantine: str) -> list[Expectation]:
 
 def _quarantined(of: Model) -> list[Expectation]:
     """What holds of a model's quarantine, and what it tells of rules that warn or stop the run."""
-    declared, named = rules(of.name), ", ".join(of.key)
+    declared = rules(of.name)
     return [
         one_of("rule", *declared),
         *(
-            none(
+            no_row(
                 _words(name, rule),
-                f"select {named} from {{batch}} where rule = '{name}'",
+                f"rule = '{name}'",
+                *of.key,
                 warns=rule.on_break == "warn",
             )
             for name, rule in declared.items()

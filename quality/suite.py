@@ -1,4 +1,4 @@
-"""The words that suites are written in: what is expected of each table, as data.
+"""The words that suites are written in: what is expected of each table, and what breaks it.
 
 A suite is the expectations of one layer, by table. In SQL the table at hand is `{batch}`, and every
 other frame of the layer is a view named after it: `silver.loans` is `silver_loans`. `quality.gx`
@@ -16,35 +16,44 @@ from lake.manifest import models
 class Expectation:
     """What is expected: one of Great Expectations' classes, by its name, and its arguments.
 
-    `words` describe what holds where it is met. With `warns` a failure stops nothing.
+    It is broken by the rows of which `where` holds, a condition, and of those the columns `shown`
+    are told, all if none; or by the rows that `query` finds. What has neither is found out by Great
+    Expectations. `words` describe what holds where it is met. With `warns` a failure stops nothing.
     """
 
     name: str
     words: str
     arguments: Mapping[str, Any]
+    where: str = ""
+    shown: Sequence[str] = ()
+    query: str = ""
     warns: bool = False
 
 
 Suite = Mapping[str, Sequence[Expectation]]
 NO_ROWS = "NoRows"
-"""The expectation that is ours (`quality.gx`): `query` finds nothing."""
+"""The expectation that is ours (`quality.gx`): nothing breaks it."""
 
 
 def expect(name: str, words: str, **arguments: Any) -> Expectation:
-    """One of Great Expectations' own."""
+    """One of Great Expectations' own, which finds out by itself."""
     return Expectation(name, words, arguments)
 
 
 def key(*columns: str) -> list[Expectation]:
     """Every row has the key, and no two rows have the same."""
-    named = ", ".join(columns)
-    unique = (
-        expect("ExpectColumnValuesToBeUnique", f"{named} is unique", column=columns[0])
-        if len(columns) == 1
-        else expect(
-            "ExpectCompoundColumnsToBeUnique", f"({named}) is unique", column_list=list(columns)
-        )
+    names = ", ".join(map(quoted, columns))
+    query = (
+        f"select {names}, count(*) as rows from {{batch}} "
+        f"where {' and '.join(f'{quoted(column)} is not null' for column in columns)} "
+        f"group by {names} having count(*) > 1"
     )
+    if len(columns) == 1:
+        name, words = "ExpectColumnValuesToBeUnique", f"{columns[0]} is unique"
+        unique = Expectation(name, words, {"column": columns[0]}, query=query)
+    else:
+        name, words = "ExpectCompoundColumnsToBeUnique", f"({', '.join(columns)}) is unique"
+        unique = Expectation(name, words, {"column_list": [*columns]}, query=query)
     return [unique, *(present(column) for column in columns)]
 
 
@@ -57,22 +66,46 @@ def keys(layer: str) -> dict[str, list[Expectation]]:
 
 def present(column: str) -> Expectation:
     """No row is without a value."""
-    return expect("ExpectColumnValuesToNotBeNull", f"{column} is present", column=column)
+    name, where = "ExpectColumnValuesToNotBeNull", f"{quoted(column)} is null"
+    return Expectation(name, f"{column} is present", {"column": column}, where)
 
 
 def one_of(column: str, *values: str) -> Expectation:
     """A value, where there is one, is a known one."""
-    words = f"{column} is a known one"
-    return expect("ExpectColumnValuesToBeInSet", words, column=column, value_set=list(values))
+    name, arguments = "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [*values]}
+    where = f"{quoted(column)} not in ({', '.join(map(_literal, values))})"
+    return Expectation(name, f"{column} is a known one", arguments, where, [column])
 
 
 def between(column: str, low: float | None, high: float | None, words: str = "") -> Expectation:
     """Values lie between two bounds, both included; None is no bound."""
-    words = words or f"{column} is between {low} and {high}"
-    name = "ExpectColumnValuesToBeBetween"
-    return expect(name, words, column=column, min_value=low, max_value=high)
+    arguments = {"column": column, "min_value": low, "max_value": high}
+    outside = [f"{quoted(column)} < {low}"] if low is not None else []
+    outside += [f"{quoted(column)} > {high}"] if high is not None else []
+    name, words = "ExpectColumnValuesToBeBetween", words or f"{column} is between {low} and {high}"
+    return Expectation(name, words, arguments, " or ".join(outside), [column])
 
 
 def none(words: str, query: str, *, warns: bool = False) -> Expectation:
     """A query for what must not be finds nothing."""
-    return Expectation(NO_ROWS, words, {"query": query}, warns)
+    return Expectation(NO_ROWS, words, {}, query=query, warns=warns)
+
+
+def no_row(words: str, where: str, *shown: str, warns: bool = False) -> Expectation:
+    """No row is as it must not be."""
+    return Expectation(NO_ROWS, words, {}, where, shown, warns=warns)
+
+
+def view_of(table: str) -> str:
+    """The name under which SQL knows a table of a layer."""
+    return table.replace(".", "_")
+
+
+def quoted(column: str) -> str:
+    """A column's name as Spark reads it, in a text that is formatted."""
+    return "`" + column.replace("`", "``").replace("{", "{{").replace("}", "}}") + "`"
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return "'" + escaped.replace("{", "{{").replace("}", "}}") + "'"

@@ -10,7 +10,7 @@ from json import dumps
 from pathlib import Path
 
 from quality import bronze, gold, silver
-from quality.suite import Expectation, Suite
+from quality.suite import Expectation, Suite, view_of
 
 _NOW = re.compile(
     r"\b(current_(date|time|timestamp)|now|unix_timestamp|rand|uuid)\b", re.IGNORECASE
@@ -30,17 +30,17 @@ def fingerprint(expectations: Sequence[Expectation]) -> str:
 
 def read_beside(expectations: Sequence[Expectation], tables: Sequence[str]) -> set[str]:
     """Which of the tables are read by what is expected of another one."""
-    words = {word for one in _queries(expectations) for word in re.findall(r"\w+", one)}
-    return {table for table in tables if table.replace(".", "_") in words}
+    words = {word for one in expectations for word in re.findall(r"\w+", _sql(one))}
+    return {table for table in tables if view_of(table) in words}
 
 
 def goes_by_the_clock(expectations: Sequence[Expectation]) -> bool:
     """Whether the same rows may be right today, and wrong tomorrow."""
-    return any(_NOW.search(query) for query in _queries(expectations))
+    return any(_NOW.search(_sql(one)) for one in expectations)
 
 
-def _queries(expectations: Sequence[Expectation]) -> list[str]:
-    return [str(one.arguments["query"]) for one in expectations if "query" in one.arguments]
+def _sql(of: Expectation) -> str:
+    return f"{of.query} {of.where}"
 
 
 @lru_cache

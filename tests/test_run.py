@@ -22,7 +22,7 @@ STEPS = {
     "before its branch is marked as a run's": "branch.call = killed",
     "before it builds": "build.dbt = killed",
     "while it builds": "build.dbt = killed_amid",
-    "after it has built": "gate.validate = killed",
+    "after it has built": "run._trace = killed",
     "after it was judged": "publish.publish = killed",
     "in its publish, before that is committed": "branch.call = uncommitted",
     "after its publish, before it has cleaned up": "branch.drop = print; branch.end = killed",
@@ -83,7 +83,7 @@ def test_a_run_killed_at_any_step_leaves_the_lake_as_before_or_as_after(
 ) -> None:
     before, log = pointers(), publish.log()
     select = ["--select", "agg_loan_approvals", "--full-refresh"]
-    ended = do(STEPS[step], f"run.run({select!r}, print, ['gold'])")
+    ended = do(STEPS[step], f"run.run({select!r}, print)")
     assert ended == -signal.SIGKILL
     if step.startswith("after its publish"):
         moved = [table[:2] for table in pointers() if table not in before]
@@ -119,7 +119,7 @@ def test_a_run_beside_a_run_is_told_to_wait(demo: str) -> None:
     with alone("lake run", "builder"):
         done = lake("run")
     assert done.returncode == 2
-    assert "another `lake run` is at work" in done.stderr
+    assert "a `lake run` is at work" in done.stderr
 
 
 def dbt(*arguments: str, on: str, project: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
@@ -142,6 +142,42 @@ def test_nobody_builds_on_what_everybody_reads(demo: str) -> None:
     assert plain.returncode == 2
     assert "`lake` is not built on" in plain.stdout
     assert pointers() == before
+
+
+def test_a_model_that_is_added_during_a_run_waits_for_the_next(
+    demo: str, edited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_PROJECT_DIR", str(edited))
+    files = {
+        "later.sql": "{{ config(materialized='table') }}\nselect 1 as id",
+        "later.yml": "models: [{name: later, description: Later., data_tests: [{is_key: "
+        "{arguments: {columns: [id]}}}], columns: [{name: id, data_type: integer}]}]",
+    }
+    ended = do(
+        "def add(say):",
+        f"    for name, text in {files!r}.items():",
+        "        (settings().project_dir / 'models' / 'gold' / name).write_text(text)",
+        "run._trace = add",
+        "run.run(['--select', 'agg_loan_approvals', '--full-refresh'], print)",
+    )
+    assert ended == 0
+    assert (edited / "models" / "gold" / "later.sql").exists()
+    assert publish.log(1)[0].tables == ["gold.agg_loan_approvals"]
+
+
+def test_a_key_that_a_run_doubles_is_not_published(demo: str, edited: Path) -> None:
+    before = pointers()
+    model = edited / "models" / "gold" / "agg_loan_approvals.sql"
+    doubled = f"select twice.* from (\n{model.read_text()}\n) as twice cross join (values (1), (2))"
+    model.write_text(doubled)
+    only = ("--full-refresh", "--select", "agg_loan_approvals", "--project-dir", str(edited))
+    done = lake("run", *only)
+    assert done.returncode == 1, done.stderr
+    assert "(applied_month, loan_intent) is unique" in done.stdout + done.stderr
+    assert pointers() == before
+    for ref in branch.refs():
+        if ref.name.startswith("run_"):
+            branch.drop(ref.name)
 
 
 @contextmanager

@@ -49,7 +49,7 @@
         from {{ source('bronze', 'changes') }}
         where {{ landed_since(declared, since, snapshot) }}
     {%- endset -%}
-    {%- set bits, kinds = scalar(query, 0), [] -%}
+    {%- set bits, kinds = landed_scalar(query, 0), [] -%}
     {%- for kind in ['truncate', 'old_image', 'unchanged', 'unchanged_move', 'key_only'] -%}
         {%- if (bits // 2 ** loop.index0) % 2 -%} {%- do kinds.append(kind) -%} {%- endif -%}
     {%- endfor -%}

@@ -1,13 +1,15 @@
 {#-
     Every version of a source table's rows, with the time for which it held. A version is valid if it
     holds the rules of the model that `meta.history_of` names; what a bulk snapshot holds began with
-    the source's last write of it, where a column `written_at` tells that, and else when it was landed.
+    the source's last write of it, where a column `written_at` tells that, and else with the snapshot. No
+    version of a row begins before the one before it: the source's clock may be set back, and a change be
+    committed while the snapshot was made.
 -#}
 {% macro history(table, written_at='_ingested_at') -%}
 {%- set since, snapshot = watermark(), newest_snapshot(table) -%}
 {%- set key = declared_table(table).key -%}
 {%- set known = versions_at(since, snapshot, key) if is_incremental() else none -%}
-{%- set in_order = 'over (partition by ' ~ quoted(key) ~ ' order by _commit_lsn, _ordinal)' -%}
+{%- set by_key, in_order = 'partition by ' ~ quoted(key), 'order by _commit_lsn, _ordinal' -%}
 with changes as (
     {{ changelog(table, since, snapshot, known) }}
 ),
@@ -20,7 +22,7 @@ versions as (
         case
             when _op = 'r' then least(coalesce({{ written_at }}, _ingested_at), _ingested_at)
             else coalesce(_committed_at, _ingested_at)
-        end as valid_from,
+        end as began_at,
         _commit_lsn,
         _ordinal,
         _committed_at,
@@ -32,7 +34,7 @@ versions as (
         {{ columns_of(table) }},
         op,
         is_valid,
-        valid_from,
+        valid_from as began_at,
         _commit_lsn,
         _ordinal,
         _committed_at,
@@ -46,17 +48,37 @@ versions as (
     {% endif %}
 ),
 
-followed as (
+lives as ( -- a row lives until it is deleted, and may come again
     select
         *,
-        lead(valid_from) {{ in_order }} as next_from,
-        lead(_commit_lsn) {{ in_order }} is null as is_last
+        count(case when op = 'd' then 1 end) over (
+            {{ by_key }} {{ in_order }} rows between unbounded preceding and 1 preceding
+        ) as life
     from versions
     {%- if not is_incremental() %}
     where {{ has_company('versions', key, "op = 'r'") }}
+    {%- endif %}
+),
+
+begun as (
+    select
+        *,
+        max(began_at) over ({{ by_key }}, life {{ in_order }}) as valid_from
+    from lives
+),
+
+followed as (
+    select
+        *,
+        lead(valid_from) over ({{ by_key }} {{ in_order }}) as next_from,
+        lead(_commit_lsn) over ({{ by_key }} {{ in_order }}) is null as is_last
+    from begun
+    {%- if not is_incremental() %}
     union all -- what was landed in bulk, and has not changed since
     select
         *,
+        0 as life,
+        began_at as valid_from,
         cast(null as {{ engine_type('timestamptz') }}) as next_from,
         true as is_last
     from versions
@@ -89,15 +111,15 @@ select
 
 
 {#-
-    The versions of this history that changes since a watermark come after: one for each row that was
-    there then. Where no replay goes back behind the last build, these are the current ones.
+    The versions of this history that the changes since a watermark, or since a newer snapshot, come
+    after: one for each row that was there then. Where no replay goes back behind the last build, these
+    are the current ones.
 -#}
 {% macro versions_at(since, snapshot, key) -%}
-    {%- if since < snapshot - 1 -%}
-    (select * from {{ this }} where is_current and _commit_lsn < {{ snapshot - 1 }})
-    {%- elif replay_from() is none -%}
-    (select * from {{ this }} where is_current)
+    {%- set before = '_commit_lsn < ' ~ ([since + 1, snapshot - 1] | max) -%}
+    {%- if replay_from() is none -%}
+    (select * from {{ this }} where is_current and {{ before }})
     {%- else -%}
-    (select * from ({{ last_of('(select * from ' ~ this ~ ' where _commit_lsn <= ' ~ since ~ ') as earlier', key) }}) as last_versions where op <> 'd')
+    (select * from ({{ last_of('(select * from ' ~ this ~ ' where ' ~ before ~ ') as earlier', key) }}) as last_versions where op <> 'd')
     {%- endif -%}
 {%- endmacro %}

@@ -40,7 +40,7 @@
 {#- The LSN of a source table's newest bulk snapshot, which holds the transactions below it; 0 without one. -#}
 {% macro newest_snapshot(table) -%}
     {%- set bulk = source('bronze', table) -%}
-    {{- return(scalar('select max(_snapshot_lsn) from ' ~ bulk, 0) if execute else 0) -}}
+    {{- return(landed_scalar('select max(_snapshot_lsn) from ' ~ bulk, 0) if execute else 0) -}}
 {%- endmacro %}
 
 
@@ -73,4 +73,12 @@
     {%- if flags.INTROSPECT is false -%} {{- return(otherwise) -}} {%- endif -%}
     {%- set found = run_query(query).columns[0].values()[0] -%}
     {{- return(otherwise if found is none else found | int) -}}
+{%- endmacro %}
+
+
+{#- The same of a query that reads bronze alone, which stands still on a branch: asked once in an invocation. -#}
+{% macro landed_scalar(query, otherwise) -%}
+    {%- set known = graph.setdefault('landed_scalars', {}) -%}
+    {%- if query not in known -%} {%- do known.update({query: scalar(query, otherwise)}) -%} {%- endif -%}
+    {{- return(known[query]) -}}
 {%- endmacro %}

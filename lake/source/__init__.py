@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Timer
 
 import psycopg
@@ -97,13 +98,23 @@ def slot(connection: psycopg.Connection) -> Slot | None:
     return Slot(active, int(confirmed or 0), int(current), status)
 
 
+@dataclass(frozen=True)
+class Snapshot:
+    """What a slot exports: exactly the transactions that were committed before an LSN.
+
+    `at` is when that was, by the source's own clock; `name` is for `set transaction snapshot`.
+    """
+
+    lsn: int
+    name: str
+    at: datetime
+
+
 @contextmanager
 def exported_snapshot(
     name: str, *, is_temporary: bool, seconds: float | None = None
-) -> Iterator[tuple[int, str]]:
-    """Make a slot; yields its LSN and a snapshot's name, which is there until the block ends.
-
-    The snapshot holds exactly the transactions that were committed before that LSN.
+) -> Iterator[Snapshot]:
+    """Make a slot; yields a snapshot as of its LSN, which is there until the block ends.
 
     Raises LakeError where the source refuses it, or where transactions that are open at the source
     keep it waiting for more than `seconds`.
@@ -128,4 +139,7 @@ def exported_snapshot(
         assert row is not None
         _, consistent_point, snapshot, _ = row
         high, low = consistent_point.split("/")
-        yield (int(high, 16) << 32) + int(low, 16), snapshot
+        with connect() as beside:  # another command of the walsender would end the snapshot
+            (at,) = beside.execute("select clock_timestamp()").fetchone() or (None,)
+        assert isinstance(at, datetime)
+        yield Snapshot((int(high, 16) << 32) + int(low, 16), snapshot, at)

@@ -46,10 +46,18 @@ class Trouble:
         """What to do about it, as commands to paste."""
         if self.remedy:
             again = f" --again {quote(self.table)}" if self.misses_changes else ""
-            return f"run `{'; '.join(self.remedy)}`, then `lake ingest{again}`"
+            return f"run `{'; '.join(self.remedy)}` as {self._who}, then `lake ingest{again}`"
         if self.is_routine:
             return "run `lake ingest`"
         return "correct its declaration, then run `lake ingest`"
+
+    @property
+    def _who(self) -> str:
+        """Who may run the remedy at the source."""
+        if any(statement.startswith("alter role") for statement in self.remedy):
+            return "a superuser"
+        of_publication = any(one.startswith("alter publication") for one in self.remedy)
+        return f"the owner of the {'publication' if of_publication else 'table'}"
 
     def __str__(self) -> str:
         said = f"{self.table} {self.what}"

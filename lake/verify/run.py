@@ -16,7 +16,7 @@ from trino.exceptions import Error, TrinoQueryError
 from lake import lag, source
 from lake.branches.branch import pinned
 from lake.errors import LakeError
-from lake.manifest import SourceTable, source_tables
+from lake.manifest import SourceTable, named_tables, source_tables
 from lake.settings import settings
 from lake.shapes import waits
 from lake.stack import trino
@@ -65,7 +65,8 @@ def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Rep
     Raises LakeError where nothing can be compared: the source can't be reached or makes no slot,
     capture does not arrive, a name is none of a table.
     """
-    chosen = _chosen(options.names)
+    declared = source_tables()
+    chosen = named_tables(options.names, declared) if options.names else declared
     began = time.monotonic()
     branch = settings().branch
     with snapshot() as at:
@@ -85,19 +86,6 @@ def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Rep
     return Report(at.lsn, at.at, branch, options.sample, seconds, found)
 
 
-def _chosen(names: Sequence[str]) -> list[SourceTable]:
-    known = source_tables()
-    if not names:
-        return known
-    by_name = {name: t for t in known for name in (t.bronze.partition(".")[2], t.name, t.qualified)}
-    if unknown := [name for name in names if name not in by_name]:
-        raise LakeError(
-            f"no table `{unknown[0]}` is declared: "
-            f"choose of {', '.join(t.qualified for t in known)}"
-        )
-    return [by_name[name] for name in names]
-
-
 @contextmanager
 def snapshot() -> Iterator[Source]:
     """The source as of now: all transactions that were committed before an LSN, and no other.
@@ -109,11 +97,8 @@ def snapshot() -> Iterator[Source]:
         connection.execute("set row_security = off")  # an error instead of a part of the rows
         connection.execute("begin isolation level repeatable read read only")
         with source.exported_snapshot(name, is_temporary=True, seconds=PATIENCE_SECONDS) as made:
-            lsn, exported = made
-            connection.execute(sql.SQL("set transaction snapshot {}").format(exported))
-            row = connection.execute("select clock_timestamp()").fetchone()
-        assert row is not None
-        yield Source(connection, lsn, row[0])
+            connection.execute(sql.SQL("set transaction snapshot {}").format(made.name))
+        yield Source(connection, made.lsn, made.at)
 
 
 def _verify(table: SourceTable, at: Source, options: Options) -> Iterator[TableReport]:

@@ -377,8 +377,8 @@ class Source:
             self.commit()
 
     def commit(self) -> int:
-        """Commit what was written; returns the commit's LSN."""
-        self.now += timedelta(milliseconds=self.random.choice([0, 1, 60_000]))
+        """Commit what was written; returns the commit's LSN. The clock may have been set back."""
+        self.now += timedelta(milliseconds=self.random.choice([0, 1, 60_000, 60_000, -20_000]))
         commit_lsn = self._advance()
         for ordinal, change in enumerate(self.transaction, 1):
             change.commit_lsn, change.ordinal = commit_lsn, ordinal

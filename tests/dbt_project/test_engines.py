@@ -26,7 +26,7 @@ from trino.exceptions import TrinoUserError
 
 from lake.branches import branch
 from lake.catalog import open_catalog
-from lake.manifest import GATE_FOLLOWS, PROJECT, copy_project
+from lake.manifest import PROJECT, copy_project
 from lake.settings import ROOT, environment, on_branch
 from tests.dbt_project.conftest import ENGINES, Ask, compiled
 from tests.dbt_project.source import (
@@ -389,44 +389,6 @@ def test_a_branch_that_spark_goes_on_with_is_equal_to_one_that_trino_builds_anew
 
     assert_succeeded(side_by_side(build, "spark", "trino"))
     assert_alike(without=OF_THE_WAY)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
-def test_where_a_gate_follows_keys_that_a_branch_has_written_are_tested_against_the_whole_table(
-    demo: str,
-    branches: None,
-    dbt: Dbt,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    engine: str,
-) -> None:
-    def tested() -> tuple[Done, str]:
-        done = dbt(MINE, engine, "test", "--select", "fct_loans,test_name:is_key")
-        (compiled,) = (tmp_path / f"{MINE}_{engine}" / "compiled").rglob("is_key_fct_loans*.sql")
-        return done, compiled.read_text()
-
-    done, query = tested()
-    assert_succeeded([done])
-    assert query.count("having") == 1
-    assert ".parquet" not in query, "no gate follows: every row is"
-
-    monkeypatch.setenv(GATE_FOLLOWS, "1")
-    done, query = tested()
-    assert_succeeded([done])
-    assert "having" not in query, "nothing was written"
-
-    branch.take(MINE, ["gold.fct_loans"])
-    table = open_catalog(MINE).load_table("gold.fct_loans")
-    row = table.scan(limit=1).to_arrow()
-    table.append(row)
-    done, query = tested()
-    assert "Got 1 result" in done.stdout, done.stdout
-    assert query.count(".parquet") == 1
-
-    nameless = pa.nulls(1, row.schema.field("loan_id").type)
-    table.overwrite(row.set_column(row.schema.get_field_index("loan_id"), "loan_id", nameless))
-    done, _ = tested()
-    assert "Got 1 result" in done.stdout, done.stdout
 
 
 # --- macro by macro, and trap by trap -------------------------------------------------------------

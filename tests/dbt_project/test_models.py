@@ -177,6 +177,7 @@ class Oracle:
     def _add(self, version: Version) -> None:
         versions = self.histories[version.row["loan_id"]]
         if versions and versions[-1].op != "d":
+            version.valid_from = max(version.valid_from, versions[-1].valid_from)
             versions[-1].valid_to = version.valid_from
         if version.op == "d":
             version.valid_to = version.valid_from

@@ -50,9 +50,9 @@ def odd(
     for module in (manifest, scaffold):
         monkeypatch.setattr(module, "PROJECT", project)
     monkeypatch.setattr(manifest, "TARGET", project / "target")
-    manifest.manifest.cache_clear()
+    manifest.forget()
     yield project
-    manifest.manifest.cache_clear()
+    manifest.forget()
 
 
 def test_tables_of_any_name_are_declared_without_a_mistake_and_can_be_captured(

@@ -189,7 +189,9 @@ def test_changes_that_were_missed_are_told_by_every_verb_that_would_wait_for_the
 
 
 def test_a_table_to_take_anew_must_be_declared(thing: psycopg.Connection) -> None:
-    with pytest.raises(LakeError, match=r"no table `thng` is declared: choose of public\.thing"):
+    with pytest.raises(
+        LakeError, match=r"`thng` is no table that is declared: choose of public\.thing"
+    ):
         load(THING, again=["thng"])
 
 

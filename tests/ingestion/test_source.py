@@ -226,7 +226,7 @@ def test_row_level_security_that_hides_rows_is_noticed(loan: psycopg.Connection)
     (trouble,) = troubles(LOAN)
     assert str(trouble) == (
         "public.loan has row-level security, which hides rows from capture: "
-        "run `alter role capture bypassrls`, then `lake ingest`"
+        "run `alter role capture bypassrls` as a superuser, then `lake ingest`"
     )
     loan.execute("alter role capture bypassrls")
     try:
@@ -291,7 +291,7 @@ def test_the_children_of_an_inheritance_parent_are_tables_by_themselves(
 def test_an_external_owner_is_told_to_let_capture_read(loan: psycopg.Connection) -> None:
     said = [str(trouble) for trouble in look(LOAN).troubles]
     grants = "grant usage on schema public to capture; grant select on public.loan to capture"
-    run = f"run `{grants.partition('; ')[2]}`, then `lake ingest`"
+    run = f"run `{grants.partition('; ')[2]}` as the owner of the table, then `lake ingest`"
     assert f"public.loan can't be read by capture: {run}" in said
     with source.connect() as connection, pytest.raises(LakeError) as raised:
         prepare(connection, [LOAN], look(LOAN), None)

@@ -188,9 +188,9 @@ def test_a_rule_is_a_condition_or_says_what_is_done_where_it_is_broken() -> None
 
 def test_what_a_rule_touches_begins_where_its_rows_are_read_from_bronze() -> None:
     assert rules.touched_by(["loans"]) == ["loans_history+"]
-    assert rules.touched_by(["silver.fct_loans"]) == ["loan_payments+", "loans_history+"]
+    assert rules.touched_by(["gold.fct_loans"]) == ["loan_payments+", "loans_history+"]
     assert rules.touched_by(["loan"]) == ["source:bronze.loan+"]
-    with pytest.raises(LakeError, match="there is no model or source table `nothing`"):
+    with pytest.raises(LakeError, match="there is no model `nothing`, and `nothing` is no table"):
         rules.touched_by(["nothing"])
     assert rules.tables_touched_by(["loans"]) == {
         *(f"silver.{name}" for name in ("loans_history", "loans", "loans_quarantine")),

@@ -185,11 +185,7 @@ def test_every_table_that_a_query_reads_is_known(lake_stack: Path) -> None:
     seen = 0
     for of_layer in of_layers:
         for expectations in of_layer.values():
-            queries = [
-                str(one.arguments["query"]).format(batch="at_hand")
-                for one in expectations
-                if "query" in one.arguments
-            ]
+            queries = [one.query.format(batch="at_hand") for one in expectations if one.query]
             read = {
                 table.name
                 for query in queries

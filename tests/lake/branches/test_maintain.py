@@ -201,7 +201,7 @@ def test_keys_without_a_branch_go_and_those_of_a_branch_stay(own_lake: str) -> N
 def test_two_at_once_are_kept_apart(own_lake: str) -> None:
     with (
         catalog.alone("lake maintain", "maintenance"),
-        pytest.raises(LakeError, match="another `lake maintain` is at work"),
+        pytest.raises(LakeError, match="a `lake maintain` is at work"),
     ):
         do()
 

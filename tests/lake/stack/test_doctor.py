@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -17,7 +18,9 @@ from lake.stack.status import Status
 from tests.lake.branches.conftest import published
 
 HIDDEN = Trouble("public.loan", "hides rows", ("alter role capture bypassrls",))
-MISSED = Trouble("public.loan", "was not published", ("a", "b"), misses_changes=True)
+MISSED = Trouble(
+    "public.loan", "was not published", ("alter publication a", "b"), misses_changes=True
+)
 NEW = Trouble("public.loan", "is not published", ("alter …",), is_routine=True)
 GONE = Trouble("public.loan", "is declared, but the source has no such table")
 
@@ -29,8 +32,12 @@ def answers(value: object) -> Callable[[], object]:
 @pytest.mark.parametrize(
     ("trouble", "remedy"),
     [
-        (HIDDEN, "run `alter role capture bypassrls`, then `lake ingest`"),
-        (MISSED, "run `a; b`, then `lake ingest --again public.loan`"),
+        (HIDDEN, "run `alter role capture bypassrls` as a superuser, then `lake ingest`"),
+        (
+            MISSED,
+            "run `alter publication a; b` as the owner of the publication, "
+            "then `lake ingest --again public.loan`",
+        ),
         (NEW, "run `lake ingest`"),
         (GONE, "correct its declaration, then run `lake ingest`"),
     ],
@@ -46,7 +53,7 @@ def test_a_table_that_is_not_captured_is_a_finding_with_what_to_do(
 
 @pytest.mark.parametrize(("seconds", "well"), [(5, True), (600, False)])
 def test_changes_that_do_not_arrive_are_a_finding(
-    seconds: int, well: bool, monkeypatch: pytest.MonkeyPatch
+    seconds: int, well: bool, lake_stack: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached = Position(7, datetime.now(UTC) - timedelta(seconds=seconds))
     monkeypatch.setattr(lag, "captured", answers(reached))
@@ -69,7 +76,7 @@ def test_the_status_says_as_of_when_bronze_and_gold_are_and_what_is_suspended() 
     assert "0 s ago, 7 bytes behind" in text
     assert "gold is the source as of" in text
     assert "69 s ago" in text
-    run = "run `alter role capture bypassrls`, then `lake ingest`"
+    run = "run `alter role capture bypassrls` as a superuser, then `lake ingest`"
     assert f"suspended: public.loan hides rows: {run}" in text
 
 

@@ -131,15 +131,15 @@ class Made:
         """Take a bulk snapshot; changes go on from there."""
         self.slot = f"{self.name}_slot"
         with (
-            source.exported_snapshot(self.slot, is_temporary=False) as (lsn, exported),
+            source.exported_snapshot(self.slot, is_temporary=False) as made,
             source.connect() as connection,
         ):
-            self.snapshot_lsn = lsn
+            self.snapshot_lsn = made.lsn
             with connection.transaction():
                 connection.execute("set transaction isolation level repeatable read")
-                connection.execute(sql.SQL("set transaction snapshot {}").format(exported))
+                connection.execute(sql.SQL("set transaction snapshot {}").format(made.name))
                 self.rows = self._rows(connection)
-        marks = {"_snapshot_lsn": lsn, "_unheld": None if self.rows else "{}"}
+        marks = {"_snapshot_lsn": made.lsn, "_unheld": None if self.rows else "{}"}
         rows = [self._typed(row) | marks for row in self.rows] or [marks]
         kinds = self._kinds() | {"_snapshot_lsn": LongType(), "_unheld": StringType()}
         self._write("bronze_made", self.name, kinds, rows)
