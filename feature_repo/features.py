@@ -37,6 +37,8 @@ SERVICE = "loan_approval_v1"
 VIEW = "loan_features"
 LOANS = "gold.fct_loans"
 """The loans that there are: others, deleted or in quarantine, are not served."""
+DECIDED = ("loan_id", "decided_at", "is_approved")
+"""What training reads of a loan that is decided."""
 BATCH = 10_000
 
 Progress = Callable[[int, int], None]
@@ -77,9 +79,7 @@ def training_frame() -> pd.DataFrame:
     and the features of the service. All of it is of one publish; on a tag, always the same.
     """
     with pinned():
-        decided = _table(LOANS).scan(
-            "is_decided = true", selected_fields=("loan_id", "decided_at", "is_approved")
-        )
+        decided = _table(LOANS).scan("is_decided = true", selected_fields=DECIDED)
         frame = decided.to_arrow().to_pandas()
         frame["loan_status"] = frame.pop("is_approved").astype("int32")
         frame = frame.rename(columns={"decided_at": "event_timestamp"})

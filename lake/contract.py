@@ -192,6 +192,30 @@ class Source(_Declared):
     tables: list[SourceTable] = []
 
 
+class ExposureMeta(BaseModel):
+    """What the lake reads of an exposure: the columns that it uses of a model; else it uses all."""
+
+    model_config = ConfigDict(extra="allow")
+
+    columns: dict[str, list[str]] = {}
+
+
+class ExposureConfig(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    meta: ExposureMeta = ExposureMeta()
+
+
+class Exposure(BaseModel):
+    """What is made of models outside of the project; what else stands there is dbt's to check."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    config: ExposureConfig = ExposureConfig()
+    depends_on: list[str] = []
+
+
 class Properties(_Declared):
     """A YAML file below `models/`, in dbt's words for it."""
 
@@ -200,7 +224,7 @@ class Properties(_Declared):
     models: list[Model] = []
     unit_tests: list[Any] = []
     data_tests: list[Any] = []
-    exposures: list[Any] = []
+    exposures: list[Exposure] = []
     groups: list[Any] = []
     semantic_models: list[Any] = []
     metrics: list[Any] = []
@@ -578,6 +602,23 @@ def _of_roles(files: list[_File], names: set[str], *, complete: bool) -> Iterato
                 yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
 
 
+def _of_exposures(files: list[_File], models: Mapping[str, Model]) -> Iterator[Mistake]:
+    """Each column that an exposure uses is one of a model that it depends on."""
+    for file in files:
+        for i, exposure in enumerate(file.properties.exposures):
+            above = {found.group(2) for one in exposure.depends_on for found in _REF.finditer(one)}
+            for name, columns in exposure.config.meta.columns.items():
+                at = ("exposures", i, "config", "meta", "columns", name)
+                known = [column.name for column in models[name].columns] if name in models else []
+                if name not in above:
+                    said = f"`{name}` is no model that it depends on{_meant(name, above)}"
+                    yield file.at(at, f"{exposure.name}.columns: {said}")
+                for column in columns if name in above and name in models else ():
+                    if column not in known:
+                        said = f"`{column}` is no column of {name}{_meant(column, known)}"
+                        yield file.at(at, f"{exposure.name}.columns: {said}")
+
+
 def _of_sources(files: list[_File]) -> Iterator[Mistake]:
     """No two tables of bronze are one, there or at the source."""
     declared: dict[tuple[str, str], str] = {}
@@ -625,6 +666,7 @@ def _of_models(
                 if described[table.name] > 1:
                     yield file.at(where, f"{table.name}: is declared twice")
     yield from _of_roles(files, stems, complete=complete)
+    yield from _of_exposures(files, declared)
     macros = [
         name
         for path in project.glob("macros/**/*.sql")

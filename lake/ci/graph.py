@@ -50,10 +50,13 @@ class Graph:
         object.__setattr__(self, "by_name", {node.name: node for node in self.nodes})
 
 
-def touched(manifest: Mapping[str, Any], modified: set[str], failed: set[str]) -> Graph:
+def touched(
+    manifest: Mapping[str, Any], modified: set[str], failed: set[str], unreached: set[str]
+) -> Graph:
     """What is modified, all that is below it, and what these read; `modified` are dbt's ids.
 
-    `failed` are names of tables.
+    `failed` are names of tables; `unreached`, of exposures that are below, but use nothing of what
+    has changed: they are left out.
     """
     names = {
         key: str(node["name"]) if kind == "exposures" else table_of(node)
@@ -62,7 +65,7 @@ def touched(manifest: Mapping[str, Any], modified: set[str], failed: set[str]) -
         if node["resource_type"] in ("model", "seed", "snapshot", "source", "exposure")
     }
     changed = modified & set(names)
-    built = below(changed, manifest) & set(names)
+    built = {key for key in below(changed, manifest) & set(names) if names[key] not in unreached}
     read = {parent for key in changed | built for parent in manifest["parent_map"].get(key, ())}
     shown = changed | built | (read & set(names))
 

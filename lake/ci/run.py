@@ -116,16 +116,20 @@ def _rehearse(
     tables = diff.diff(name, samples=3).tables
     declared = _lineage()
     broken = {one.table for one in failed(builds, checks)}
+    touched = impacts(published, manifest(), modified, tables, lineage.recorded(), declared)
+    unreached = {exposure["name"] for exposure in manifest()["exposures"].values()}
+    unreached -= {name for one in touched for name in one.exposures}
+    is_known = not (error or broken or declared.faults)
     return replace(
         begun,
         is_kept=keep,
         reasons=reasons,
-        graph=graph.touched(manifest(), modified, broken),
+        graph=graph.touched(manifest(), modified, broken, unreached if is_known else set()),
         builds=builds,
         checks=checks,
         error=error,
         tables=tables,
-        impacts=impacts(published, manifest(), modified, tables, lineage.recorded(), declared),
+        impacts=touched,
         faults=declared.faults,
     )
 

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlglot
+from sqlglot import exp
 
+from feature_repo import features
 from lake.branches import branch
-from lake.manifest import copy_project
+from lake.demo import report
+from lake.manifest import changed_at, copy_project, manifest
 from lake.settings import TRUNK, environment
 from lake.stack import trino
 
@@ -64,6 +68,29 @@ def test_the_docs_know_every_table_and_who_depends_on_it(
     for name in ("features", "model", "api"):
         exposed = declared["exposures"][f"exposure.lakehouse.loan_approval_{name}"]
         assert "model.lakehouse.ftr_loans" in exposed["depends_on"]["nodes"]
+
+
+def test_an_exposure_of_some_columns_uses_these_and_no_others() -> None:
+    told = {
+        exposure["name"]: exposure["config"]["meta"]["columns"]
+        for exposure in manifest()["exposures"].values()
+    }
+    used = {}
+    for query in (report.APPROVALS, report.QUARANTINED):
+        parsed = sqlglot.parse_one(query, dialect="trino")
+        (table,) = parsed.find_all(exp.Table)
+        selected = parsed.expressions
+        used[table.name] = {column.name for one in selected for column in one.find_all(exp.Column)}
+    assert {name: {*columns} for name, columns in told["loan_approval_report"].items()} == used
+    assert {*told["loan_approval_model"]["fct_loans"]} == {"is_decided", *features.DECIDED}
+
+
+def test_what_is_edited_while_dbt_is_at_work_is_newer_than_the_manifest_that_it_writes(
+    project: Path,
+) -> None:
+    read = changed_at(project)
+    run(project, "spark", TRUNK, "dbt", "parse", "--quiet")
+    assert (project / "target" / "manifest.json").stat().st_mtime == read
 
 
 def test_an_exposure_is_traced_to_the_source(pinned: str, project: Path) -> None:

@@ -13,6 +13,7 @@ from lake.errors import LakeError
 from lake.settings import environment
 
 SILVER, BRONZE = "models/silver", "models/bronze/bronze.yml"
+EXPOSURES = "models/exposures.yml"
 LOANS, PAYMENTS = f"{SILVER}/loans.yml", f"{SILVER}/loan_payments.yml"
 AGE = "age_plausible: person_age between 18 and 100"
 MISTAKES = [
@@ -116,6 +117,19 @@ MISTAKES = [
         "quarantine_of: loans",
         "quarantine_of: loan",
         "loans_quarantine.quarantine_of: there is no model `loan`; did you mean `loans`?",
+    ),
+    (
+        EXPOSURES,
+        "loans_quarantine: [loan_id, ",
+        "loans_quarantine: [loan, ",
+        "loan_approval_report.columns: `loan` is no column of loans_quarantine; "
+        "did you mean `loan_id`?",
+    ),
+    (
+        EXPOSURES,
+        "          loans_quarantine: [",
+        "          loans: [",
+        "loan_approval_report.columns: `loans` is no model that it depends on",
     ),
     (
         BRONZE,

@@ -119,6 +119,8 @@ def test_a_change_of_gold_is_built_judged_and_told_by_row_and_column(
         (touched,) = [x for x in told.splitlines() if "`gold.fct_loans.is_approved` |" in x]
         assert "`gold.agg_loan_approvals.approval_rate`" in touched
         assert "loan_approval_report" in touched, "the exposure that reads what is below"
+        assert "loan_approval_model" in touched
+        assert "loan_approval_api" not in touched, "it uses no such column"
         assert "Failed: 0 of 2 models, 3 of " in told
         assert "meta.column_lineage" not in told
         assert f"compared with publish {newest}" in told
@@ -142,6 +144,7 @@ def test_a_model_and_a_test_that_fail_are_in_the_report_and_the_branch_is_gone(
     edit(models / "silver" / "loans.yml", intent, f"{intent}data_tests: [unique], ")
     before = pointers()
     edit(models / "exposures.yml", "      - ref('loans_quarantine')\n", "")
+    edit(models / "exposures.yml", "          loans_quarantine: [loan_id, rule, on_break]\n", "")
     rules = (models / "silver" / "loans.yml").read_text()
     rules = rules[rules.index("    config:") : rules.index("    data_tests:")]
     edit(models / "silver" / "loans.yml", rules, "")  # which a quarantine is needed for

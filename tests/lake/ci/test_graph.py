@@ -27,7 +27,8 @@ def drawn(graph: Graph) -> tuple[dict[str, tuple[float, float, float]], list[lis
 
 
 def test_what_is_modified_all_below_it_and_what_these_read_are_shown() -> None:
-    graph = touched(manifest(), {HISTORY}, {"gold.fct_loans"})
+    unreached = {"loan_approval_api", "loan_approval_report"}
+    graph = touched(manifest(), {HISTORY}, {"gold.fct_loans"}, unreached)
     roles = {node.name: node.role for node in graph.nodes if node.role != "exposure"}
     assert roles == {
         "silver.loans_history": "modified",
@@ -41,11 +42,13 @@ def test_what_is_modified_all_below_it_and_what_these_read_are_shown() -> None:
         "bronze.loan_payment": "parent",
         "bronze.changes": "parent",
     }
+    exposures = {node.name for node in graph.nodes if node.role == "exposure"}
+    assert exposures == {"loan_approval_features", "loan_approval_model"}
     assert [node.name for node in graph.nodes if node.failed] == ["gold.fct_loans"]
 
 
 def test_layers_go_from_left_to_right_and_no_line_passes_through_a_box() -> None:
-    graph = touched(manifest(), {HISTORY}, set())
+    graph = touched(manifest(), {HISTORY}, set(), set())
     boxes, lines = drawn(graph)
     assert len(lines) == len(graph.edges)
     for parent, name in graph.edges:
