@@ -100,4 +100,4 @@ def test_every_publish_of_a_run_has_its_results(demo: str) -> None:
     kinds = {name: {kind for run, kind in found if run == name} for name in runs}
     assert runs
     for name, of_the_run in kinds.items():
-        assert {"model", "test", "expectation", "volume"} <= of_the_run, name
+        assert {"model", "expectation", "volume"} <= of_the_run, name
