@@ -15,7 +15,7 @@ from jinja2.bccache import Bucket, BytecodeCache
 
 from lake.errors import LakeError
 from lake.settings import LAYERS, settings
-from quality.counting import Breaks, count, samples
+from quality.counting import SAMPLES, Breaks, count, samples
 from quality.finding import Finding
 from quality.suite import NO_ROWS, Expectation
 
@@ -178,7 +178,7 @@ def _finding(table: str, of: Expectation, result: Any, session: "SparkSession") 
         for name, value in config.kwargs.items()
         if name not in ("batch_id", "column", "column_list")
     }
-    counted = found.get("unexpected_count")
+    counted = found.get("unexpected_count", found.get("observed_value"))
     return Finding(
         layer=table.partition(".")[0],
         table=table,
@@ -201,11 +201,18 @@ def _observed(
     """What was found, short enough for a line."""
     if raised.get("raised_exception"):
         return f"an error: {str(raised['exception_message']).strip().splitlines()[0]}"
-    if not (of.where or of.query):
+    if "unexpected_count" not in found:
         return str(found.get("observed_value"))
     broken = found["unexpected_count"]
     words = f"{broken} rows" if of.name == NO_ROWS else f"{broken} of {found['element_count']} rows"
-    return f"{words}, as {samples(session, table, of)}"[:300] if broken else words
+    if not broken:
+        return words
+    if of.where or of.query:
+        seen = samples(session, table, of)
+    else:
+        listed = dict.fromkeys(map(str, found.get("partial_unexpected_list") or []))
+        seen = ", ".join([*listed][:SAMPLES])
+    return f"{words}, as {seen}"[:300] if seen else words
 
 
 def _write_docs(context: Any, table: str) -> None:

@@ -45,7 +45,7 @@ def key(*columns: str) -> list[Expectation]:
     names = ", ".join(map(quoted, columns))
     query = (
         f"select {names}, count(*) as rows from {{batch}} "
-        f"where {' and '.join(f'{quoted(column)} is not null' for column in columns)} "
+        f"where {' or '.join(f'{quoted(column)} is not null' for column in columns)} "
         f"group by {names} having count(*) > 1"
     )
     if len(columns) == 1:
@@ -73,7 +73,8 @@ def present(column: str) -> Expectation:
 def one_of(column: str, *values: str) -> Expectation:
     """A value, where there is one, is a known one."""
     name, arguments = "ExpectColumnValuesToBeInSet", {"column": column, "value_set": [*values]}
-    where = f"{quoted(column)} not in ({', '.join(map(_literal, values))})"
+    known = f"not in ({', '.join(map(_literal, values))})" if values else "is not null"
+    where = f"{quoted(column)} {known}"
     return Expectation(name, f"{column} is a known one", arguments, where, [column])
 
 

@@ -1,17 +1,22 @@
 """Each suite passes what is right and, where one thing is broken, says which."""
 
+import random
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pyspark.sql import SparkSession
 
 from lake.errors import LakeError
 from lake.settings import settings
+from quality import gx
 from quality.finding import Report
 from quality.gate import validate
+from quality.suite import between, key, one_of, present
 from tests.quality.conftest import BROKEN, Break, Rows, loan
 
 Judged = Callable[..., Report]
@@ -129,6 +134,42 @@ def test_a_layer_that_is_right_passes(judged: Judged, layer: str) -> None:
     assert [str(failure) for failure in report.failures] == []
     assert len(report.findings) > 10
     assert all(finding.expectation for finding in report.findings)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_breaks_an_expectation_is_what_great_expectations_itself_finds(
+    session: SparkSession, seed: int
+) -> None:
+    chance = random.Random(seed)
+    names = [None, "", "it's", "back\\slash", "{brace}", "é", *"abc"]
+    rows = [
+        (chance.choice([None, *range(30)]), chance.choice([None, 1, 2]), chance.choice(names))
+        for _ in range(chance.choice([0, 1, 8, 40]))
+    ]
+    frame = session.createDataFrame(rows, "a int, b int, `a name` string")
+    frame.createOrReplaceTempView("silver_made")
+    few = [name for name in names if name is not None and chance.random() < 0.7]
+    ours = [
+        *key("a"),
+        *key("a", "b"),
+        present("a name"),
+        one_of("a name", *few),
+        one_of("a name"),
+        between("a", 3, None),
+        between("a", None, 25),
+        between("a", 0, 29),
+    ]
+    theirs = [replace(one, where="", query="") for one in ours]
+    found, wanted = (
+        [(one.expectation, one.status) for one in gx.judge("silver.made", suite, frame)]
+        for suite in (ours, theirs)
+    )
+    assert found == wanted
+    own = replace(one_of("a name", "a"), where="")
+    (told,) = gx.judge("silver.made", [own], frame)
+    others = [name for _, _, name in rows if name not in (None, "a")]
+    assert (told.value or 0) == len(others)
+    assert ("rows, as " in told.observed) == bool(others)
 
 
 @pytest.mark.parametrize("layer", ["bronze", "silver"])
