@@ -16,6 +16,7 @@ from lake.errors import LakeError
 from lake.manifest import SourceTable, model_nodes, source_tables
 from lake.settings import TRUNK, settings
 from lake.source.inspection import suspended
+from lake.stack.spark import session
 from lake.types import decimal_digits, held_as
 
 ICEBERG = {
@@ -39,13 +40,8 @@ NO_ROW = "{}"
 
 def spark() -> SparkSession:
     """The session of this process on the warm server; it knows `lake` and the process's branch."""
-    if session := SparkSession.getActiveSession():
-        return session
-    builder = SparkSession.builder.remote(settings().spark_remote)
-    for name, value in (for_spark(access(TRUNK)) | for_spark(access())).items():
-        builder = builder.config(name, value)
-    opened: SparkSession = builder.getOrCreate()
-    return opened
+    active = SparkSession.getActiveSession()
+    return active or session(for_spark(access(TRUNK)) | for_spark(access()))
 
 
 def judged_on(layer: str) -> list[str]:

@@ -111,6 +111,14 @@ appender.console.layout.pattern = %d{ISO8601} %p %c{1}: %m%n%ex{5}
     )
 
 
+_sessions: list["SparkSession"] = []
+"""Every session that this process has opened, also the stopped ones, so that none is collected.
+
+PySpark closes a thread pool that all sessions share when a session is collected. If the collector
+runs while another session submits to that pool, the two wait for one lock for ever.
+"""
+
+
 def session(configured: Mapping[str, str]) -> "SparkSession":
     """A new session on the warm server with these settings; who opens it stops it."""
     from pyspark.sql import SparkSession  # heavy
@@ -119,6 +127,7 @@ def session(configured: Mapping[str, str]) -> "SparkSession":
     for name, value in configured.items():
         builder = builder.config(name, value)
     opened: SparkSession = builder.create()
+    _sessions.append(opened)
     return opened
 
 
