@@ -17,8 +17,9 @@ from lake.state import with_state
 
 ALL = "--all"
 """The option that has everything built, stale or not."""
-KEYS_ARE_JUDGED = ("--exclude", "test_name:is_key")
-"""Options of `dbt build` for where the gate follows, which judges the key of every row."""
+LEFT_TO_THE_GATE = ("--exclude-resource-type", "unit_test", "--exclude", "test_name:is_key")
+"""Options of `dbt build` in a run: unit tests judge code on rows of their own, and so are for who
+edits it (`lake build`, `lake ci`); the gate judges the key of every row."""
 Say = Callable[[str], None]
 _SELECTING = {"--select", "-s", "--models", "-m", "--exclude", "--selector", "--resource-type"}
 """The options of dbt that leave out a part of the project."""
@@ -46,7 +47,7 @@ def build(
         say(_count(waiting))
         select = ["--select", *(one.code.name for one in waiting)]
     options = [*with_state([one for one in options if one != ALL]), *select]
-    options += KEYS_ARE_JUDGED if gate_follows else ()
+    options += LEFT_TO_THE_GATE if gate_follows else ()
     began = time.time()
     try:
         dbt("build", *options)

@@ -609,11 +609,12 @@ def _of_exposures(files: list[_File], models: Mapping[str, Model]) -> Iterator[M
             above = {found.group(2) for one in exposure.depends_on for found in _REF.finditer(one)}
             for name, columns in exposure.config.meta.columns.items():
                 at = ("exposures", i, "config", "meta", "columns", name)
-                known = [column.name for column in models[name].columns] if name in models else []
-                if name not in above:
+                if name not in above & models.keys():
                     said = f"`{name}` is no model that it depends on{_meant(name, above)}"
                     yield file.at(at, f"{exposure.name}.columns: {said}")
-                for column in columns if name in above and name in models else ():
+                    continue
+                known = [column.name for column in models[name].columns]
+                for column in columns:
                     if column not in known:
                         said = f"`{column}` is no column of {name}{_meant(column, known)}"
                         yield file.at(at, f"{exposure.name}.columns: {said}")

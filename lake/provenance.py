@@ -86,10 +86,11 @@ def codes() -> dict[str, Code]:
     files = digest(made_by)
     kept = settings().state_dir / "codes" / f"{files}.json"
     if kept.exists():
-        return {one["table"]: Code(**one) for one in json.loads(kept.read_text())}
-    found = codes_of(manifest(), _variables(PROJECT))
-    if digest(made_by) == files:  # else some were changed meanwhile
-        write_private(kept, json.dumps([asdict(code) for code in found]))
+        found = [Code(**one) for one in json.loads(kept.read_text())]
+    else:
+        found = codes_of(manifest(), _variables(PROJECT))
+        if digest(made_by) == files:  # else some were changed meanwhile
+            write_private(kept, json.dumps([asdict(one) for one in found]))
     return {one.table: one for one in found}
 
 

@@ -19,6 +19,8 @@ Format = Literal["table", "csv", "json"]
 Row = list[Any]
 BLOCK = 1000
 """So many rows of a table are held, to know how wide its columns are."""
+REFUSED_BY_STORE = "Error committing write"
+"""How Trino's message begins where the object store refuses a file; its log has the reason."""
 
 # What can't be told from a `;` that ends a statement but by reading on to its own end.
 _TOKEN = re.compile(
@@ -125,9 +127,7 @@ def _in_one_line() -> Iterator[None]:
         yield
     except TrinoQueryError as error:
         said = " ".join(error.message.split())
-        if said.startswith(
-            "Error committing write"
-        ):  # what the object store says is in Trino's log
+        if said.startswith(REFUSED_BY_STORE):
             said += "; a branch takes a table before it is written by hand: `lake branch take`"
         raise LakeError(said) from None
     except (Error, HttpError, OSError) as error:  # the network's are OSErrors

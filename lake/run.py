@@ -9,12 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from lake import catalog, lag, provenance, results, rules
+from lake import catalog, lag, provenance, published, results, rules
 from lake.branches import branch, keys, publish
 from lake.build import Say, build, chooses_itself, selects
 from lake.errors import LakeError
 from lake.manifest import manifest_text
-from lake.published import record as record_published
 from lake.results import Result
 from lake.settings import BUILT, TRUNK, on_branch
 from quality import gate, validations
@@ -23,8 +22,6 @@ from quality.finding import Report
 PREFIX, RUNNING = "run_", "running"
 START = -1
 """An LSN before all that was landed."""
-NO_UNIT_TESTS = ("--exclude-resource-type", "unit_test")
-"""They judge code on rows of their own, and so are for who edits it: `lake build`, `lake ci`."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +37,8 @@ class Run:
     is_idle: bool = False
 
 
-def run(
-    options: Sequence[str],
-    say: Say,
-    *,
-    drop_undeclared: bool = False,
-) -> Run:
-    """Build the stale tables, judge all layers and publish; `say` is called with a line a step.
+def run(options: Sequence[str], say: Say, *, drop_undeclared: bool = False) -> Run:
+    """Build the stale tables, judge all layers and publish; `say` gets a line for each step.
 
     `options` are for `dbt build`, and may select models. It does nothing where no table is stale.
     With `drop_undeclared`, tables of models that are gone are dropped.
@@ -64,7 +56,7 @@ def run(
             if reached:
                 publish.extend(reached)
             return Run(Report(()), None, (), is_idle=True)
-        manifest_text()  # what is judged and published is the project as it is now, not later
+        manifest_text()  # read once: an edit during the run is left to the next run
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
         keys.keep_ready()
         branch.create(name, in_trino="trino" in options)  # which is slow to forget catalogs
@@ -75,7 +67,7 @@ def run(
                 say(f"building on {name}")
                 landed = beside.submit(gate.validate, ["bronze"], only_what_moved=True)
                 try:
-                    build(["--quiet", *NO_UNIT_TESTS, *options], say, found, gate_follows=True)
+                    build(["--quiet", *options], say, found, gate_follows=True)
                     branch.drop_tables(name, gone)
                     _trace(say)
                     say("judging")
@@ -87,7 +79,7 @@ def run(
                     raise
                 results.record(name, found + [finding.result for finding in judged.findings])
                 judged.enforce()
-            published = publish.publish(
+            made = publish.publish(
                 name, manifest_text(), validations.project(), is_whole=not selects(options)
             )
         except LakeError as error:
@@ -102,10 +94,10 @@ def run(
         except KeyboardInterrupt:
             branch.drop(name)
             raise
-    if published:
-        record_published(say)
-    tables = publish.log(1)[0].tables if published else ()
-    return Run(judged, published, tables)
+    if made is None:
+        return Run(judged, None, ())
+    published.record(say)
+    return Run(judged, made, publish.log(1)[0].tables)
 
 
 def replay(names: Sequence[str], since: int = START) -> list[str]:

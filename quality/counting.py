@@ -1,4 +1,4 @@
-"""How many rows break each of the things that are expected of a table: found by one statement."""
+"""Count, in one statement, the rows of a table that break each of its expectations."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -32,11 +32,15 @@ def count(
         return each[0][0], [found for _, (found,) in each]
 
 
+def rows_query(of: Expectation) -> str:
+    """The query for the rows that break an expectation; `{batch}` in it is the table."""
+    shown = ", ".join(map(quoted, of.shown)) or "*"
+    return of.query or f"select {shown} from {{batch}} where {of.where}"
+
+
 def samples(session: "SparkSession", table: str, of: Expectation) -> str:
     """Some rows that break an expectation, or values where it is about one column, in a line."""
-    shown = ", ".join(map(quoted, of.shown)) or "*"
-    query = of.query or f"select {shown} from {{batch}} where {of.where}"
-    rows = session.sql(query.format(batch=view_of(table))).take(SAMPLES)
+    rows = session.sql(rows_query(of).format(batch=view_of(table))).take(SAMPLES)
     if [*of.shown] == [of.arguments.get("column")]:
         return ", ".join(dict.fromkeys(str(value) for (value,) in rows))
     return "; ".join(", ".join(f"{k} {v}" for k, v in row.asDict().items()) for row in rows)

@@ -15,7 +15,7 @@ from jinja2.bccache import Bucket, BytecodeCache
 
 from lake.errors import LakeError
 from lake.settings import LAYERS, settings
-from quality.counting import SAMPLES, Breaks, count, samples
+from quality.counting import SAMPLES, Breaks, count, rows_query, samples
 from quality.finding import Finding
 from quality.suite import NO_ROWS, Expectation
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 COUNTS = "lake.counts"
-"""Our metric, which all that is counted of a table shares, and which so is found once."""
+"""Our metric: the counts for all expectations of a table; Great Expectations computes it once."""
 
 
 def prepare() -> None:
@@ -91,16 +91,11 @@ def judge(
 def _made(of: Expectation, nth: int, table: str, breaks: Sequence[Breaks]) -> Any:
     """An expectation, the nth of its table, as Great Expectations has it."""
     severity = "warning" if of.warns else "critical"
-    meta: dict[str, Any] = {"nth": nth}
-    arguments = dict(of.arguments)
-    if of.where or of.query:
-        meta |= {"table": table, "breaks": breaks}
-        made = _counted(of.name)
-    else:
-        made = getattr(_expectations(), of.name)
-    if of.name == NO_ROWS:
-        arguments["unexpected_rows_query"] = of.query or f"select * from {{batch}} where {of.where}"
-    return made(**arguments, description=of.words, severity=severity, meta=meta)
+    is_counted = of.where or of.query
+    made = _counted(of.name) if is_counted else getattr(_expectations(), of.name)
+    meta = {"nth": nth, "table": table, "breaks": breaks}
+    shown = {"unexpected_rows_query": rows_query(of)} if of.name == NO_ROWS else {}
+    return made(**of.arguments, **shown, description=of.words, severity=severity, meta=meta)
 
 
 def _expectations() -> Any:
@@ -109,7 +104,7 @@ def _expectations() -> Any:
 
 @lru_cache
 def _counted(name: str) -> Any:
-    """A class of Great Expectations' own, but that it goes by the counts that its table's share."""
+    """A class of Great Expectations', with the metric `COUNTS` in place of its own metrics."""
     _define_counts()
     expectations = _expectations()
     base = (

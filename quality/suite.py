@@ -16,9 +16,10 @@ from lake.manifest import models
 class Expectation:
     """What is expected: one of Great Expectations' classes, by its name, and its arguments.
 
-    It is broken by the rows of which `where` holds, a condition, and of those the columns `shown`
-    are told, all if none; or by the rows that `query` finds. What has neither is found out by Great
-    Expectations. `words` describe what holds where it is met. With `warns` a failure stops nothing.
+    The rows that break it are those for which the condition `where` is true, or those that `query`
+    returns. A failure shows some of them: the columns `shown`, all columns where that is empty.
+    Without `where` and `query`, Great Expectations' own metrics judge it. `words` describe what is
+    expected. With `warns` a failure stops nothing.
     """
 
     name: str
@@ -36,7 +37,7 @@ NO_ROWS = "NoRows"
 
 
 def expect(name: str, words: str, **arguments: Any) -> Expectation:
-    """One of Great Expectations' own, which finds out by itself."""
+    """An expectation that Great Expectations' own metrics judge."""
     return Expectation(name, words, arguments)
 
 
@@ -93,7 +94,7 @@ def none(words: str, query: str, *, warns: bool = False) -> Expectation:
 
 
 def no_row(words: str, where: str, *shown: str, warns: bool = False) -> Expectation:
-    """No row is as it must not be."""
+    """No row meets the condition `where`; a failure shows the columns `shown`."""
     return Expectation(NO_ROWS, words, {}, where, shown, warns=warns)
 
 

@@ -235,8 +235,11 @@ def kill_amid(*arguments: str, seconds: float) -> None:
 
 
 def build_until_published(ref: str, *build: str) -> "subprocess.CompletedProcess[str]":
-    """Publish what was built after a kill: an engine may have ended a statement of what was killed
-    in the meantime, which is told then."""
+    """Publish a branch that was built again after its first build was killed.
+
+    A statement of the killed build may still have ended on the engine and moved a table; publish
+    then refuses, and the branch is built once more.
+    """
     for _ in range(3):
         done = lake("publish", ref)
         if done.returncode == 0:

@@ -4,18 +4,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lake.branches.diff import TableDiff
+from lake.branches.diff import Rows, TableDiff
 from lake.lineage import Column, Lineage
-from lake.manifest import below as below_of
-from lake.manifest import model_nodes, table_of
+from lake.manifest import below, model_nodes, table_of
 
 
 @dataclass(frozen=True)
 class Impact:
     """What became of a column of a modified model, the columns computed from it, and exposures.
 
-    Of a column that is gone, these are what was computed from it until now. Where a model has other
-    rows, that is one too, of the table: all that is built on it is below.
+    Of a column that is gone, these are what was computed from it until now. A table that has rows
+    more or less is an impact by itself, on every column of every table that is built on it.
     """
 
     column: str
@@ -47,19 +46,30 @@ def impacts(
         for name, change in _changes(old, new, by_table.get(table_of(node))):
             column = Column(table_of(node), name)
             lineage = before if change == DROPPED and before else now
-            below = lineage.below(column)
-            exposures = _exposures(project, {column, *below})
-            found.append(Impact(str(column), change, tuple(map(str, sorted(below))), exposures))
+            computed = lineage.below(column)
+            exposures = _exposures(project, {column, *computed})
+            found.append(Impact(str(column), change, tuple(map(str, sorted(computed))), exposures))
         table = by_table.get(table_of(node))
         if table and table.rows and (table.rows.added or table.rows.removed):
-            change = f"{table.rows.added:,} rows more, {table.rows.removed:,} less"
-            children = below_of({key}, project) & model_nodes(project).keys()
-            tables_below = {table_of(project["nodes"][one]) for one in children}
-            exposures = _exposures(
-                project, {Column(one, "") for one in {table.name, *tables_below}}
-            )
-            found.append(Impact(table.name, change, tuple(sorted(tables_below)), exposures))
+            found.append(_of_rows(project, key, table.rows))
     return tuple(found)
+
+
+def _of_rows(project: Mapping[str, Any], key: str, rows: Rows) -> Impact:
+    """What it touches that a model, by dbt's id, has rows more or less."""
+    models = model_nodes(project)
+    built = {one: models[one] for one in below({key}, project) & models.keys()}
+    reached = {
+        Column(table_of(node), name)
+        for node in (models[key], *built.values())
+        for name in node["columns"]
+    }
+    return Impact(
+        table_of(models[key]),
+        f"{rows.added:,} rows more, {rows.removed:,} less",
+        tuple(sorted(map(table_of, built.values()))),
+        _exposures(project, reached),
+    )
 
 
 DROPPED = "dropped"
@@ -80,7 +90,7 @@ def _changes(
 
 
 def _exposures(project: Mapping[str, Any], reached: set[Column]) -> tuple[str, ...]:
-    """The exposures that use one of these columns; one without a name is any of its table."""
+    """The exposures that use one of these columns."""
     return tuple(
         sorted(
             exposure["name"]
@@ -100,5 +110,5 @@ def _uses(
     if node is None:
         return False
     told = ((exposure["config"].get("meta") or {}).get("columns") or {}).get(node["name"])
-    table = table_of(node)
-    return any(one.table == table and (told is None or one.name in ("", *told)) for one in reached)
+    names = {one.name for one in reached if one.table == table_of(node)}
+    return bool(names if told is None else names & {*told})
