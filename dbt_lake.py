@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Set
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -60,16 +61,27 @@ class Branch(dbtPlugin):
         # What PySpark sets in each session that it opens.
         os.environ["PYSPARK_REMOTE_INIT_CONF_LEN"] = "1"
         os.environ["PYSPARK_REMOTE_INIT_CONF_0"] = json.dumps(for_spark(opened))
-        if command in BUILDING:
-            add_callback_to_manager(take_first)
-        if command in BUILDING and project == PROJECT:
+        if command not in BUILDING:
+            return
+        reset: set[str] = set()
+        if project == PROJECT:
             from lake import provenance  # slow to import
 
             with suppress(LakeError):  # of a project that does not parse: dbt says so itself
                 seen_by_macros = get_invocation_context().env  # a copy of the environment
                 assert isinstance(seen_by_macros, dict)
-                seen_by_macros.update(provenance.anew(branch))
+                outdated = provenance.outdated(branch)
+                seen_by_macros.update(
+                    LAKE_REBUILT=" ".join(
+                        one.code.name for one in outdated if one.how == "rebuild"
+                    ),
+                    LAKE_REPLAYED=" ".join(
+                        one.code.name for one in outdated if one.how == "replay"
+                    ),
+                )
+                reset = {one.code.table for one in outdated if one.is_reset}
                 add_callback_to_manager(record_at_the_end)
+        add_callback_to_manager(partial(make_ready, reset))
 
 
 def date_manifest(written: Path, read: float, message: EventMsg) -> None:
@@ -78,15 +90,21 @@ def date_manifest(written: Path, read: float, message: EventMsg) -> None:
         os.utime(written, (read, read))
 
 
-def take_first(message: EventMsg) -> None:
-    """Have the branch be able to write to a table before dbt builds it."""
+def make_ready(reset: Set[str], message: EventMsg) -> None:
+    """Have the branch be able to write to a table before dbt builds it.
+
+    What else than a build has written to a table of `reset` is taken back.
+    """
     if message.info.name != "NodeStart" or message.data.node_info.resource_type not in BUILT:
         return
     from lake.branches import branch
 
     built = message.data.node_info.node_relation
+    table = f"{built.schema}.{built.alias}"
     with suppress(LakeError):  # a new table; what else there is, the engine says
-        branch.take(settings().branch, [f"{built.schema}.{built.alias}"])
+        if table in reset:
+            branch.reset(settings().branch, table)
+        branch.take(settings().branch, [table])
 
 
 def record_at_the_end(message: EventMsg) -> None:

@@ -21,6 +21,7 @@ from lake.errors import LakeError
 from lake.manifest import SourceTable, named_tables
 from lake.settings import settings
 from lake.shapes import waits
+from lake.source import Say
 from lake.source.inspection import Table, Trouble, inspect
 
 SOURCE = "lake.source"
@@ -45,6 +46,7 @@ def ingest(
     progress: Progress,
     again: Sequence[str] = (),
     *,
+    say: Say = lambda _: None,
     from_scratch: bool = False,
 ) -> Load:
     """Copy what bronze lacks of the declared tables, so that their changes go on from there.
@@ -57,7 +59,8 @@ def ingest(
     From scratch, everything is a first load: what was landed before is kept under other names. Then
     capture must not be running.
 
-    `owner` opens a connection that may set up the source, where the lake has one.
+    `owner` opens a connection that may set up the source, where the lake has one. `say` is told of
+    each transaction at the source that it waits for.
 
     Raises LakeError where nothing can be captured, the slot was lost, or `again` names a table that
     is not declared or can't be captured.
@@ -90,11 +93,11 @@ def ingest(
                 for table in found.tables
                 if table.declared.qualified in waiting or not _is_loaded(table, int(begun))
             ]
-            copied = _load_beside_capture(lacking, progress) if lacking else Copied({}, ())
+            copied = _load_beside_capture(lacking, progress, say) if lacking else Copied({}, ())
         else:
             if source.slot(connection):  # of a load that did not finish
                 connection.execute("select pg_drop_replication_slot(%s)", [settings().source.slot])
-            copied = _load_first(found.tables, changes, progress)
+            copied = _load_first(found.tables, changes, progress, say)
         suspended = (*found.troubles, *copied.troubles)
         for table in declared:
             if table.qualified in [trouble.table for trouble in suspended]:
@@ -113,13 +116,13 @@ def _is_loaded(table: Table, slot_lsn: int) -> bool:
     return lsn is not None and lsn >= slot_lsn and bronze.is_of(table.declared)
 
 
-def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress) -> Copied:
+def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress, say: Say) -> Copied:
     """Load all tables under the slot that capture will stream from.
 
     If that fails, the slot is dropped, so that it holds back no WAL.
     """
     name = settings().source.slot
-    with source.exported_snapshot(name, is_temporary=False) as snapshot:
+    with source.exported_snapshot(name, is_temporary=False, say=say) as snapshot:
         try:
             copied = copy(tables, snapshot, progress)
         except BaseException:
@@ -139,7 +142,7 @@ def _identity() -> str:
     return f"{row[0]}/{settings().source.database}/{settings().source.slot}"
 
 
-def _load_beside_capture(tables: Sequence[Table], progress: Progress) -> Copied:
+def _load_beside_capture(tables: Sequence[Table], progress: Progress, say: Say) -> Copied:
     """Load tables that are published by now, under a slot that goes with its connection.
 
     Making that slot waits for the transactions that are under way, so whatever its snapshot does
@@ -150,7 +153,7 @@ def _load_beside_capture(tables: Sequence[Table], progress: Progress) -> Copied:
             # A run would read past the new snapshot before it is there, and not go back to it.
             held.enter_context(alone("lake run", "ingest"))
         temporary = f"{settings().source.slot}_{uuid.uuid4().hex[:12]}"
-        exported = source.exported_snapshot(temporary, is_temporary=True)
+        exported = source.exported_snapshot(temporary, is_temporary=True, say=say)
         snapshot = held.enter_context(exported)
         lag.catch_up()  # so that who reads the snapshot finds other tables to be as late
         return copy(tables, snapshot, progress)

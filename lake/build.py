@@ -40,6 +40,7 @@ def build(
     """
     select: list[str] = []
     if chooses_itself(options):
+        provenance.must_be_landed(settings().branch)
         waiting = provenance.stale(settings().branch)
         if not waiting:
             say("nothing to build: every table is what the code makes of what was landed")

@@ -4,8 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -147,7 +147,12 @@ def ingest(
             bars.update(tasks[table], completed=done, total=pages)
 
         load = ingest(
-            source_tables(), postgres.source_owner(), show, again or (), from_scratch=from_scratch
+            source_tables(),
+            postgres.source_owner(),
+            show,
+            again or (),
+            say=_say,
+            from_scratch=from_scratch,
         )
     if load.rows:
         rows = sum(load.rows.values())
@@ -228,9 +233,9 @@ def validate(
     from quality.gate import validate
 
     require("postgres", "minio", "spark")
-    with err.status("judging") as doing:
+    with _doing("judging") as say:
         layers = [layer] if layer else LAYERS
-        judged = validate(layers, lambda _, table: doing.update(f"judging {table}"))
+        judged = validate(layers, lambda _, table: say(f"judging {table}"))
     _warn(judged)
     judged.enforce()
     held = len(judged.findings) - len(judged.warnings)
@@ -261,8 +266,8 @@ def verify(
 
     require("postgres", "minio", "trino")
     options = run.Options(tables or (), bronze, sample, examples, values)
-    with err.status("comparing") as doing:
-        found = run.verify(options, lambda table: doing.update(f"comparing {table}"))
+    with _doing("comparing") as say:
+        found = run.verify(options, say)
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=2, default=str))
     else:
@@ -424,6 +429,16 @@ def _as_of() -> str:
 
 def _say(line: str) -> None:
     err.print(line, highlight=False, markup=False)
+
+
+@contextmanager
+def _doing(what: str) -> Iterator[Callable[[str], None]]:
+    """While something is done, what to tell of it: in one line of a terminal, elsewhere in many."""
+    if err.is_terminal:
+        with err.status(what) as doing:
+            yield doing.update
+    else:
+        yield _say
 
 
 def _warn(judged: "Report") -> None:
@@ -698,10 +713,10 @@ def _judge(name: str, layers: set[str]) -> None:
     from quality.gate import validate
 
     require("spark")
-    with err.status("judging") as doing, on_branch(name):
+    with _doing("judging") as say, on_branch(name):
         judged = validate(
             [layer for layer in LAYERS if layer in layers],
-            lambda _, table: doing.update(f"judging {table}"),
+            lambda _, table: say(f"judging {table}"),
             only_what_moved=True,
         )
     expected = Report(tuple(one for one in judged.findings if one.kind == "expectation"))

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from lake import kinds
+from lake import kinds, seeds
 from lake.names import LAKE_NAME, OWN, parts, qualified
 from lake.settings import BUILT
 
@@ -142,6 +142,50 @@ class Model(_Declared):
     time_spine: Any = None
 
 
+class SeedConfig(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    column_types: Any = None
+
+
+class Seed(_Declared):
+    """A table of a file of CSV in the project."""
+
+    name: str
+    description: str = ""
+    config: SeedConfig = SeedConfig()
+    columns: list[Column] = []
+    data_tests: list[Any] = []
+
+
+class SnapshotConfig(BaseModel):
+    """How the rows of a snapshot are told apart, and how a change of one is noticed."""
+
+    model_config = ConfigDict(extra="allow")
+
+    unique_key: str | list[str]
+    strategy: Literal["timestamp", "check"]
+    updated_at: str = ""
+    check_cols: list[str] | Literal["all"] = []
+    snapshot_meta_column_names: Any = None
+
+
+class Snapshot(_Declared):
+    """A table of the versions that the rows of another have had, as dbt's builds found them."""
+
+    name: str
+    description: str = ""
+    relation: str
+    config: SnapshotConfig
+    columns: list[Column] = []
+    data_tests: list[Any] = []
+
+
+Table = Model | Seed | Snapshot
+"""What the project builds."""
+
+
 class SourceMeta(_Declared):
     """What the lake reads of a source's table: what it is at the source, and its key there.
 
@@ -217,11 +261,13 @@ class Exposure(BaseModel):
 
 
 class Properties(_Declared):
-    """A YAML file below `models/`, in dbt's words for it."""
+    """A YAML file of the project, in dbt's words for it."""
 
     version: int = 2
     sources: list[Source] = []
     models: list[Model] = []
+    seeds: list[Seed] = []
+    snapshots: list[Snapshot] = []
     unit_tests: list[Any] = []
     data_tests: list[Any] = []
     exposures: list[Exposure] = []
@@ -234,9 +280,10 @@ class Properties(_Declared):
 _STEPS: tuple[type[BaseModel], ...] = (
     *(Properties, Source, SourceTable, SourceConfig, SourceMeta, Freshness, Period),
     *(Limits, Model, ModelConfig, ModelMeta, Rule, Column, ColumnConfig, ColumnMeta),
+    *(Seed, SeedConfig, Snapshot, SnapshotConfig),
 )
 _KEYS = sorted({info.alias or name for step in _STEPS for name, info in step.model_fields.items()})
-_STRUCTURE = ("models", "sources", "tables", "columns", "config", "meta")
+_STRUCTURE = ("models", "seeds", "snapshots", "sources", "tables", "columns", "config", "meta")
 
 Path_ = tuple[str | int, ...]
 """Where in a file: keys and positions, as pydantic tells them."""
@@ -270,7 +317,7 @@ def mistakes(project: Path) -> list[Mistake]:
     """What is wrong with a project, by file and line; nothing of it is run."""
     found: list[Mistake] = []
     files = []
-    for path in sorted(project.glob("models/**/*.yml")):
+    for path in _written(project):
         file, wrong = _read(path, str(path.relative_to(project.parent)))
         found += wrong
         files += [file] if file else []
@@ -285,22 +332,32 @@ def mistakes(project: Path) -> list[Mistake]:
     return sorted(set(found))
 
 
+def _written(project: Path) -> list[Path]:
+    """The files of properties."""
+    return sorted(path for folder in kinds.FOLDERS for path in project.glob(f"{folder}/**/*.yml"))
+
+
 def unwritten(project: Path) -> list[Mistake]:
-    """What only a person can write, and has not: the descriptions that are missing."""
+    """What only a person can write, and has not: the descriptions that a table or a file lacks."""
     found = []
     words = blocks(project)
-    for path in sorted(project.glob("models/**/*.yml")):
+    empty: dict[str, set[tuple[int, str]]] = {}
+    for path in _written(project):
         file, _ = _read(path, str(path.relative_to(project.parent)))
         if file is None:
             continue
-        for where, named in _described(file.properties):
-            if not named.description.strip():
-                found.append(file.at(where, f"{_label(file.properties, where)}: not described"))
-            for name in _DOC.findall(named.description):
+        for where, table in _tables(file.properties):
+            named = (table, *table.columns)
+            if lacking := [one.name for one in named if not one.description.strip()]:
+                said = f"{_label(file.properties, where)}: not described: {', '.join(lacking)}"
+                found.append(file.at(where, said))
+            for name in _DOC.findall("".join(one.description for one in named)):
                 if name in words and not words[name].text:
-                    block = words[name]
-                    found.append(Mistake(block.file, block.line, f"{name}: not described"))
-    return sorted(set(found))
+                    empty.setdefault(words[name].file, set()).add((words[name].line, name))
+    for markdown, lines in empty.items():
+        names = ", ".join(name for _, name in sorted(lines))
+        found.append(Mistake(markdown, min(lines)[0], f"not described: {names}"))
+    return sorted(found)
 
 
 _BLOCK = re.compile(r"\{%-?\s*docs\s+(\w+)\s*-?%\}(.*?)\{%-?\s*enddocs\s*-?%\}", re.DOTALL)
@@ -326,16 +383,17 @@ def blocks(project: Path) -> dict[str, Block]:
     return found
 
 
-def _described(properties: Properties) -> Iterator[tuple[Path_, Model | SourceTable | Column]]:
+def _described(properties: Properties) -> Iterator[tuple[Path_, Table | SourceTable | Column]]:
     for where, table in _tables(properties):
         yield where, table
         for position, column in enumerate(table.columns):
             yield (*where, "columns", position), column
 
 
-def _tables(properties: Properties) -> Iterator[tuple[Path_, Model | SourceTable]]:
-    for i, model in enumerate(properties.models):
-        yield ("models", i), model
+def _tables(properties: Properties) -> Iterator[tuple[Path_, Table | SourceTable]]:
+    for folder in kinds.FOLDERS:
+        for i, table in enumerate(getattr(properties, folder)):
+            yield (folder, i), table
     for i, source in enumerate(properties.sources):
         for j, table in enumerate(source.tables):
             yield ("sources", i, "tables", j), table
@@ -434,17 +492,24 @@ def _of_file(file: _File) -> Iterator[Mistake]:
             if names.index(column.name) != position:
                 yield file.at(at, f"{label}.{column.name}: is declared twice")
             yield from _of_type(file, at, table, column)
+        if isinstance(table, SourceTable):
+            yield from _of_source(file, where, table, names)
+            continue
+        yield from _of_key(file, where, label, names, table.data_tests)
+        if isinstance(table, Seed) and table.config.column_types is not None:
+            said = "column_types: a seed's types are the `data_type` of its columns"
+            yield file.at((*where, "config", "column_types"), f"{label}.{said}")
+        if isinstance(table, Snapshot) and table.config.snapshot_meta_column_names is not None:
+            said = "snapshot_meta_column_names: the lake knows them by dbt's own names"
+            yield file.at((*where, "config", "snapshot_meta_column_names"), f"{label}.{said}")
         if isinstance(table, Model):
             if said := kinds.refused(table.config.materialized):
                 yield file.at((*where, "config", "materialized"), f"{label}: {said}")
             yield from _of_rules(file, where, table, names)
-            yield from _of_key(file, where, label, names, table.data_tests)
-        else:
-            yield from _of_source(file, where, table, names)
 
 
 def _of_type(
-    file: _File, at: Path_, table: Model | SourceTable, column: Column
+    file: _File, at: Path_, table: Table | SourceTable, column: Column
 ) -> Iterator[Mistake]:
     label = _label(file.properties, at)
     declared = " ".join(column.data_type.lower().split())
@@ -457,6 +522,11 @@ def _of_type(
             )
         elif whole := _WHOLE.fullmatch(declared):
             said = f"write it as numeric({whole.group(2)},0), as Postgres does"
+            yield file.at((*at, "data_type"), f"{label}: {said}")
+        return
+    if isinstance(table, Snapshot):
+        if declared:
+            said = "leave data_type out: a snapshot's columns have the types of what it keeps"
             yield file.at((*at, "data_type"), f"{label}: {said}")
         return
     known = (*TYPES, *_ALIASES, *_SPELT_OUT)
@@ -602,7 +672,7 @@ def _of_roles(files: list[_File], names: set[str], *, complete: bool) -> Iterato
                 yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
 
 
-def _of_exposures(files: list[_File], models: Mapping[str, Model]) -> Iterator[Mistake]:
+def _of_exposures(files: list[_File], models: Mapping[str, Table]) -> Iterator[Mistake]:
     """Each column that an exposure uses is one of a model that it depends on."""
     for file in files:
         for i, exposure in enumerate(file.properties.exposures):
@@ -647,10 +717,22 @@ def _of_models(
     project: Path, files: list[_File], sql: dict[Path, str], *, complete: bool
 ) -> Iterator[Mistake]:
     """What is wrong between files: names, references, Jinja."""
-    by_name = Counter(path.stem for path in sql)
+    rows = {path.stem: path for path in sorted(project.glob("seeds/**/*.csv"))}
+    snapshots = [one.name for file in files for one in file.properties.snapshots]
+    by_name = Counter([*(path.stem for path in sql), *rows, *snapshots])
     stems = {*by_name, *(path.stem for path in project.glob("models/**/*.py"))}
-    declared = {model.name: model for file in files for model in file.properties.models}
-    described = Counter(model.name for file in files for model in file.properties.models)
+    declared = {
+        table.name: table
+        for file in files
+        for _, table in _tables(file.properties)
+        if not isinstance(table, SourceTable)
+    }
+    described = Counter(
+        table.name
+        for file in files
+        for _, table in _tables(file.properties)
+        if not isinstance(table, SourceTable)
+    )
     tables = {
         (source.name, table.name)
         for file in files
@@ -660,14 +742,17 @@ def _of_models(
     yield from _of_sources(files)
     for file in files:
         for where, table in _tables(file.properties):
-            if isinstance(table, Model):
+            if not isinstance(table, SourceTable):
                 if table.name not in stems:
-                    said = f"there is no {table.name}.sql{_meant(table.name, stems)}"
+                    ending = "csv" if isinstance(table, Seed) else "sql"
+                    said = f"there is no {table.name}.{ending}{_meant(table.name, stems)}"
                     yield file.at(where, f"{table.name}: {said}")
                 if described[table.name] > 1:
                     yield file.at(where, f"{table.name}: is declared twice")
     yield from _of_roles(files, stems, complete=complete)
     yield from _of_exposures(files, declared)
+    yield from _of_snapshots(files, declared)
+    yield from _of_seeds(project, rows, declared, complete=complete)
     macros = [
         name
         for path in project.glob("macros/**/*.sql")
@@ -676,14 +761,12 @@ def _of_models(
     for path, text in sql.items():
         name = str(path.relative_to(project.parent))
         if by_name[path.stem] > 1:
-            yield Mistake(name, 1, f"{path.stem}: two models have this name")
-        if path.relative_to(project).parts[1] not in BUILT:
-            said = f"models are in {' or '.join(f'models/{layer}/' for layer in BUILT)}"
-            yield Mistake(name, 1, f"{path.stem}: {said}, which the gates judge")
+            yield Mistake(name, 1, f"{path.stem}: two tables have this name")
+        yield from _of_layer(name, path.relative_to(project))
         if complete and path.stem not in described:
-            yield Mistake(name, 1, f"{path.stem}: no .yml declares it, so it has no contract")
+            yield Mistake(name, 1, f"{path.stem}: {_UNDECLARED}")
         model = declared.get(path.stem) if by_name[path.stem] == 1 else None
-        yield from _of_jinja(name, text, macros, model)
+        yield from _of_jinja(name, text, macros, model if isinstance(model, Model) else None)
         for found in _REF.finditer(text):
             line = text.count("\n", 0, found.start()) + 1
             kind, first, second = found.groups()
@@ -693,6 +776,70 @@ def _of_models(
                 known = [table for source, table in tables if source == first]
                 said = f"source `{first}` declares no table `{second}`{_meant(second, known)}"
                 yield Mistake(name, line, said)
+
+
+_UNDECLARED = "no .yml declares it, so it has no contract"
+
+
+def _of_layer(name: str, path: Path) -> Iterator[Mistake]:
+    """A file below `models/`, `seeds/` or `snapshots/` is of a layer that is built."""
+    folder, layer = path.parts[:2]
+    if layer not in BUILT:
+        said = f"{folder} are in {' or '.join(f'{folder}/{one}/' for one in BUILT)}"
+        yield Mistake(name, 1, f"{path.stem}: {said}, which the gates judge")
+
+
+def _of_seeds(
+    project: Path, rows: Mapping[str, Path], declared: Mapping[str, Table], *, complete: bool
+) -> Iterator[Mistake]:
+    """Each value of a seed is one of its column's type."""
+    for stem, path in rows.items():
+        name, seed = str(path.relative_to(project.parent)), declared.get(stem)
+        yield from _of_layer(name, path.relative_to(project))
+        if isinstance(seed, Seed):
+            types = {column.name: column.data_type for column in seed.columns}
+            for line, said in seeds.mistakes(path, types, seed.config.delimiter):
+                yield Mistake(name, line, f"{stem}: {said}")
+        elif complete:
+            yield Mistake(name, 1, f"{stem}: {_UNDECLARED}")
+
+
+def _of_snapshots(files: list[_File], declared: Mapping[str, Table]) -> Iterator[Mistake]:
+    """A snapshot keeps a table that there is, by columns that it has."""
+    for file in files:
+        for i, snapshot in enumerate(file.properties.snapshots):
+            at, config = ("snapshots", i), snapshot.config
+            path = Path(*Path(file.path).parts[1:])
+            if path.parts[0] == "snapshots":
+                yield from _of_layer(file.path, path)
+            else:
+                said = "declare it in a .yml of its own, below snapshots/"
+                yield file.at(at, f"{snapshot.name}: {said}")
+            needed = "updated_at" if config.strategy == "timestamp" else "check_cols"
+            if not getattr(config, needed):
+                said = f"`{config.strategy}` needs `{needed}`"
+                yield file.at((*at, "config", "strategy"), f"{snapshot.name}.strategy: {said}")
+            ref = _REF.fullmatch(snapshot.relation.strip())
+            kept = declared.get(ref.group(2)) if ref else None
+            if not ref:
+                said = "must be ref('a model') or source('a source', 'a table')"
+                yield file.at((*at, "relation"), f"{snapshot.name}.relation: {said}")
+            elif kept:
+                for setting, said in _unknown(config, kept):
+                    where = (*at, "config", setting)
+                    yield file.at(where, f"{snapshot.name}.{setting}: {said}")
+            elif ref.group(1) == "ref":
+                said = f"there is no model `{ref.group(2)}`{_meant(ref.group(2), declared)}"
+                yield file.at((*at, "relation"), f"{snapshot.name}.relation: {said}")
+
+
+def _unknown(config: SnapshotConfig, kept: Table) -> Iterator[tuple[str, str]]:
+    """The columns that a snapshot reads and that what it keeps does not declare, by setting."""
+    known = [column.name for column in kept.columns]
+    for setting in ("unique_key", "updated_at", "check_cols"):
+        for column in _listed(getattr(config, setting)):
+            if column not in known and column != "all":
+                yield setting, f"`{column}` is no column of {kept.name}{_meant(column, known)}"
 
 
 def _of_jinja(name: str, text: str, macros: list[str], model: Model | None) -> Iterator[Mistake]:
@@ -754,7 +901,7 @@ def _of_config(
 
 def _listed(value: Any) -> Sequence[str]:
     """The columns of a setting that takes one or several."""
-    return [value] if isinstance(value, str) else value or ()
+    return [value] if value and isinstance(value, str) else value or ()
 
 
 def _tested(model: Model) -> set[str]:

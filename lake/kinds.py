@@ -1,4 +1,6 @@
-"""The materializations of dbt that a model may have: Iceberg tables, and `ephemeral`, a subquery.
+"""The kinds of dbt's that a project may have: what becomes an Iceberg table, or a part of one.
+
+A model is a table, incremental, or `ephemeral`, a subquery; seeds and snapshots are tables too.
 
 A branch is a copy of pointers to tables, and a publish moves them. A view has none, its rows would
 be other ones than those that were judged, and neither engine reads the other's.
@@ -8,6 +10,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
+FOLDERS = ("models", "seeds", "snapshots")
+"""Where a project declares what it builds, by kind and below that by layer."""
 KINDS = ("table", "incremental", "ephemeral")
 _INSTEAD = {
     "view": "`ephemeral` is a query by another name, `table` keeps its rows",
@@ -28,9 +34,31 @@ def mistakes(project: Path) -> Iterator[tuple[Path, int, str]]:
     """What of a project is of another kind, but for what each model says: file, line and words."""
     for path in sorted(project.glob("models/**/*.py")):
         yield path, 1, f"{path.stem}: models are in SQL, which both engines build; this is Python"
+    for path in sorted(project.glob("snapshots/**/*.sql")):
+        said = "declare a snapshot in a .yml, by `relation`, `unique_key` and `strategy`"
+        yield path, 1, f"{path.stem}: {said}; what it selects is a model, which may be ephemeral"
     declared = project / "dbt_project.yml"
-    lines = declared.read_text().splitlines() if declared.exists() else []
-    for number, line in enumerate(lines, 1):
+    text = declared.read_text() if declared.exists() else ""
+    for number, line in enumerate(text.splitlines(), 1):
         told = _IN_PROJECT.match(line)
         if told and (said := refused(told.group(1))):
             yield declared, number, said
+    yield from ((declared, line, said) for line, said in _no_folders(project, text))
+
+
+def _no_folders(project: Path, text: str) -> Iterator[tuple[int, str]]:
+    """The settings of `dbt_project.yml` that are of folders which are not there."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    for kind, of_kind in _below(root):
+        if kind.value in FOLDERS:
+            for _, of_project in _below(of_kind):
+                for folder, _ in _below(of_project):
+                    if not (project / kind.value / folder.value).exists():
+                        said = f"there is no folder {kind.value}/{folder.value}"
+                        yield folder.start_mark.line + 1, f"{said}; a setting begins with `+`"
+
+
+def _below(node: yaml.Node | None) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+    """What a mapping has under names that are no settings."""
+    if isinstance(node, yaml.MappingNode):
+        yield from (pair for pair in node.value if not pair[0].value.startswith("+"))

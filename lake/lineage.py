@@ -18,7 +18,7 @@ from rich.tree import Tree
 from lake.branches import branch
 from lake.catalog import catalog
 from lake.errors import LakeError
-from lake.manifest import compiled, model_nodes, table_of
+from lake.manifest import SNAPSHOT_COLUMNS, compiled, parents, table_nodes, table_of
 from lake.settings import settings
 
 TABLE = "meta.column_lineage"
@@ -115,19 +115,23 @@ def lineage(manifest: Mapping[str, Any] | None = None) -> Lineage:
 
     Raises LakeError where the project does not compile.
     """
-    from sqlglot import MappingSchema
+    from sqlglot import MappingSchema, exp
     from sqlglot.errors import SqlglotError
 
     manifest = compiled() if manifest is None else manifest
     dialect = manifest["metadata"]["adapter_type"]
-    models = model_nodes(manifest).values()
-    declared = {table_of(node): _columns(node) for node in (*models, *manifest["sources"].values())}
+    tables = table_nodes(manifest)
+    sources, nodes = manifest["sources"], manifest["nodes"] | manifest["sources"]
+    declared = {
+        table_of(node): _columns(node, nodes) for node in (*tables.values(), *sources.values())
+    }
     schema = MappingSchema(dialect=dialect)
     for table, columns in declared.items():
-        schema.add_table(table, dict.fromkeys(columns, "unknown"))
+        layer, name = table.split(".")
+        schema.add_table(exp.table_(name, layer), dict.fromkeys(columns, "unknown"))
     edges: set[Edge] = set()
     faults = {}
-    for node in models:
+    for node in tables.values():
         try:
             edges |= _edges(node, schema, dialect)
         except SqlglotError as error:
@@ -136,13 +140,18 @@ def lineage(manifest: Mapping[str, Any] | None = None) -> Lineage:
     return Lineage(frozenset(edges), frozenset(known), faults)
 
 
-def _columns(node: Mapping[str, Any]) -> list[str]:
+def _columns(node: Mapping[str, Any], nodes: Mapping[str, Any]) -> list[str]:
+    if node["resource_type"] == "snapshot":
+        kept = [name for one in parents(node) for name in _columns(nodes[one], nodes)]
+        return [*kept, *SNAPSHOT_COLUMNS]
     is_bulk = "source_table" in (node["config"].get("meta") or {})
     return [*node["columns"], *(LANDED if is_bulk else ())]
 
 
 def _edges(node: Mapping[str, Any], schema: Any, dialect: str) -> set[Edge]:
-    """What the SQL of one model computes its columns from."""
+    """What the SQL of one model computes its columns from; a seed has none."""
+    if node["resource_type"] == "seed":
+        return set()
     from sqlglot import exp
     from sqlglot.lineage import lineage as followed
 
@@ -160,7 +169,7 @@ def _edges(node: Mapping[str, Any], schema: Any, dialect: str) -> set[Edge]:
         for name, root in found.items()
         for leaf in root.walk()
         if isinstance(leaf.expression, exp.Table)  # else a constant, or a count of rows
-        and (origin := exp.to_column(leaf.name).name)
+        and (origin := exp.parse_identifier(leaf.name.partition(".")[2]).name)
     }
 
 

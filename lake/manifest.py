@@ -66,7 +66,7 @@ class SourceTable:
 
 @dataclass(frozen=True)
 class Model:
-    """A table that the project builds. `key` is what its `is_key` test names.
+    """A table that the project builds. `key` is what its `is_key` test names, or is a snapshot's.
 
     A history of rows names the model of the same rows as they are in `history_of`, a quarantine the
     model that they are kept out of in `quarantine_of`.
@@ -89,11 +89,11 @@ def models(layer: str) -> list[Model]:
     found = [
         Model(
             node["name"],
-            keys.get(node["unique_id"], ()),
+            keys.get(node["unique_id"]) or snapshot_key(node),
             node["config"]["meta"].get("history_of"),
             node["config"]["meta"].get("quarantine_of"),
         )
-        for node in model_nodes().values()
+        for node in table_nodes().values()
         if node["fqn"][1] == layer
     ]
     return sorted(found, key=lambda model: model.name)
@@ -106,7 +106,7 @@ def current_models(table: SourceTable) -> list[str]:
     """
     found = [
         node["name"]
-        for key, node in model_nodes().items()
+        for key, node in table_nodes().items()
         if node["fqn"][1] == "silver"
         and any(macro.endswith(".current_state") for macro in node["depends_on"]["macros"])
         and table.bronze in _landed(key)
@@ -122,7 +122,7 @@ def _landed(model: str) -> set[str]:
         if key in sources:
             found.add(f"bronze.{sources[key]['identifier']}")
         else:
-            ahead += manifest()["nodes"][key]["depends_on"]["nodes"]
+            ahead += parents(manifest()["nodes"][key])
     return found
 
 
@@ -247,17 +247,41 @@ def table_of(node: Mapping[str, Any]) -> str:
     return f"{node['schema']}.{node.get('alias') or node['identifier']}"
 
 
-def model_nodes(of: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """What a manifest, the project's if left out, says of each model that is a table, by dbt's id.
+def table_nodes(of: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """What a manifest, the project's if left out, says of each table that it builds, by dbt's id.
 
-    An ephemeral one is a part of those that read it.
+    An ephemeral model is a part of those that read it.
     """
     nodes = (manifest() if of is None else of)["nodes"].items()
     return {
         key: node
         for key, node in nodes
-        if node["resource_type"] == "model" and not is_ephemeral(node)
+        if node["resource_type"] in BUILT and not is_ephemeral(node)
     }
+
+
+VALID_FROM = "dbt_valid_from"
+SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", VALID_FROM, "dbt_valid_to")
+"""What a snapshot has beside the columns of what it keeps."""
+
+
+def snapshot_key(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns by which a snapshot's versions are told apart; none of what is no snapshot."""
+    if node["resource_type"] != "snapshot":
+        return ()
+    return (*merge_key(node), VALID_FROM)
+
+
+def merge_key(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns by which dbt finds the row of a table that a new one replaces."""
+    key = node["config"].get("unique_key") or ()
+    return (key,) if isinstance(key, str) else tuple(key)
+
+
+def parents(node: Mapping[str, Any]) -> list[str]:
+    """The ids of what a node reads; of none for a seed."""
+    found: list[str] = node["depends_on"].get("nodes", [])
+    return found
 
 
 def is_ephemeral(node: Mapping[str, Any]) -> bool:
@@ -317,7 +341,7 @@ def _dbt(arguments: Sequence[str], stdout: int | None) -> str:
     )
     if done.returncode:
         sys.stderr.write(done.stdout or "")
-        raise LakeError(f"`dbt {' '.join(arguments)}` failed; what it printed says where")
+        raise LakeError(f"`dbt {verb}` failed; what it printed says where")
     return done.stdout or ""
 
 

@@ -9,7 +9,7 @@ last, by whom, nor of which checkout. Records are facts about pointers (`lake.pr
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,7 @@ from lake import lag
 from lake.branches import branch, publish
 from lake.catalog import connect, metadata, open_catalog
 from lake.credentials import write_private
+from lake.errors import LakeError
 from lake.manifest import (
     BUILT,
     PROJECT,
@@ -30,6 +31,7 @@ from lake.manifest import (
     digest,
     is_ephemeral,
     manifest,
+    parents,
     source_tables,
     table_of,
 )
@@ -45,8 +47,9 @@ class Code:
     """What the project says of a table that it builds.
 
     `fingerprint` is of the model itself, `lineage` of it and all models above it. `models` are the
-    tables of those that it reads, by name, with the lineage of each; `landed` are tables of bronze,
-    of which `sources` are captured, by their names at the source.
+    tables of those that it reads, by name, with the lineage of each; `inputs` those of them whose
+    rows may change while all code stays, as a seed's may not. `landed` are tables of bronze, of
+    which `sources` are captured, by their names at the source.
     """
 
     table: str
@@ -55,20 +58,28 @@ class Code:
     lineage: str
     reach: "Reach"
     models: Mapping[str, str]
+    inputs: Sequence[str]
     landed: Sequence[str]
     sources: Sequence[str]
+
+    @property
+    def is_all_code(self) -> bool:
+        """Whether its rows follow from code alone, however often it is made anew."""
+        return self.reach == "rebuild" and not (self.inputs or self.landed or self.sources)
 
 
 @dataclass(frozen=True)
 class Stale:
     """A table that is not what the code makes of what there is, why, and what makes it so.
 
-    To `increment` is to go on where the last build ended.
+    To `increment` is to go on where the last build ended. A table that can't be made anew, and that
+    something else has written, `is_reset` before: to what its branch began with.
     """
 
     code: Code
     reason: str
     how: Literal["create", "increment", "replay", "rebuild"]
+    is_reset: bool = False
 
 
 # The code
@@ -100,10 +111,11 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
     captured = {table.bronze: table.qualified for table in source_tables(of)}
     macros = Macros(of)
     made: dict[str, Code] = {}
+    all_code: set[str] = set()
     bronze: dict[str, set[str]] = {}
     for key in _inputs_first(nodes):
         node = nodes[key]
-        above = node["depends_on"].get("nodes", [])
+        above = parents(node)
         inlined = [one for one in above if one in made and is_ephemeral(nodes[one])]
         models = {made[one].table: made[one].lineage for one in above if one in made}
         for one in inlined:
@@ -123,17 +135,19 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
             name=node["name"],
             fingerprint=fingerprint,
             lineage=_hash([fingerprint, sorted(models.items())]),
-            reach=meta.get("code_change") or _usual_reach(node["config"], meta),
+            reach=meta.get("code_change") or _usual_reach(node, meta),
             models=models,
+            inputs=sorted(models.keys() - all_code),
             landed=sorted(bronze[key] - {lag.CHANGES, SCHEMA_CHANGES}),
             sources=sources,
         )
+        all_code |= {made[key].table} if made[key].is_all_code else set()
     return [code for key, code in made.items() if not is_ephemeral(nodes[key])]
 
 
-def _usual_reach(config: Mapping[str, Any], meta: Mapping[str, Any]) -> "Reach":
+def _usual_reach(node: Mapping[str, Any], meta: Mapping[str, Any]) -> "Reach":
     """What the past has left in a table could not be made anew, in histories and quarantines."""
-    if config.get("full_refresh") is False:  # dbt's word for the same
+    if node["resource_type"] == "snapshot" or node["config"].get("full_refresh") is False:
         return "new_rows"
     return "replay" if {"history_of", "quarantine_of"} & meta.keys() else "rebuild"
 
@@ -144,7 +158,7 @@ def _inputs_first(nodes: Mapping[str, Any]) -> Iterator[str]:
     def visit(key: str) -> Iterator[str]:
         if key in nodes and key not in seen:
             seen.add(key)
-            for above in nodes[key]["depends_on"].get("nodes", []):
+            for above in parents(nodes[key]):
                 yield from visit(above)
             yield key
 
@@ -184,7 +198,7 @@ def _fingerprint(
             },
             "sources": {
                 one: (_columns(source), _meta(source))
-                for one in node["depends_on"].get("nodes", [])
+                for one in parents(node)
                 if (source := of["sources"].get(one))
             },
         }
@@ -291,6 +305,13 @@ def stale(ref: str, upto: lag.Position | None = None) -> list[Stale]:
     return list(found.values())
 
 
+def must_be_landed(ref: str) -> None:
+    """Raise LakeError where a branch lacks a table of bronze that the project builds on."""
+    there = _known(ref, with_news=False).origins
+    if lacking := sorted({one for code in codes().values() for one in code.landed} - there.keys()):
+        raise LakeError(f"{', '.join(lacking)}: declared, and not there yet: run `lake ingest`")
+
+
 def built_as(ref: str) -> dict[str, frozenset[str]]:
     """Of each table of a branch, the fingerprints of the models that are known to make its rows.
 
@@ -339,12 +360,12 @@ class _Fact:
 @dataclass(frozen=True)
 class _Known:
     """What is known of a branch: the origin of each table; what is recorded of those, by origin and
-    lineage; the tables that the branch has moved; of each captured table, its newest change that is
-    past where any table was built to."""
+    lineage; the origins that the tables which the branch has moved began with, None of new ones; of
+    each captured table, its newest change that is past where any table was built to."""
 
     origins: Mapping[str, str]
     facts: Mapping[tuple[str, str], _Fact]
-    moved: frozenset[str]
+    moved: Mapping[str, str | None]
     newest: Mapping[str, int]
 
 
@@ -368,7 +389,14 @@ def _stale(code: Code, known: _Known, above: Mapping[str, Stale]) -> Stale | Non
         how = {"rebuild": "rebuild", "replay": "replay", "new_rows": "increment"}
         if not earlier:
             reason = "it has no record of a build: something else has written it"
-            return Stale(code, reason, "rebuild" if code.table in known.moved else how[code.reach])
+            if code.table not in known.moved:
+                return Stale(code, reason, how[code.reach])
+            began = known.moved[code.table]
+            if began is None or code.reach == "rebuild":
+                return Stale(code, reason, "rebuild")
+            reset = replace(known, origins={**known.origins, code.table: began}, moved={})
+            then = _stale(code, reset, above)
+            return Stale(code, reason, then.how if then else "increment", is_reset=True)
         if any(one.fingerprint == code.fingerprint for one in earlier):
             changed = [above[one].code.name for one in code.models if one in above]
             reason = f"it was built of other code of {', '.join(changed) or 'what it reads'}"
@@ -387,23 +415,23 @@ def _known(ref: str, *, with_news: bool) -> _Known:
         rows = connection.execute(
             """
             select table_namespace || '.' || table_name, lake.origin(now.metadata_location),
-                changed.after is not null
+                changed.after is not null, lake.origin(changed.before)
             from (select * from iceberg_tables where catalog_name = %(ref)s) as now
             left join lake.changed(%(ref)s) as changed using (table_namespace, table_name)
             """,
             {"ref": ref},
         ).fetchall()
-        origins = {name: origin for name, origin, _ in rows}
+        origins = {name: origin for name, origin, _, _ in rows}
+        moved = {name: began for name, _, has_moved, began in rows if has_moved}
         facts = (
             connection.cursor(row_factory=class_row(_Fact))
             .execute(
                 "select pointer, lineage, fingerprint, models, landed, lsn from lake.provenance"
                 " where pointer = any(%s)",
-                [[*origins.values()]],
+                [[*origins.values(), *moved.values()]],
             )
             .fetchall()
         )
-    moved = frozenset(name for name, _, has_moved in rows if has_moved)
     by_key = {(one.pointer, one.lineage): one for one in facts}
     reached = [
         fact.lsn
@@ -440,16 +468,12 @@ def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
 # The record
 
 
-def anew(ref: str) -> dict[str, str]:
-    """What tells the project's macros which models of a branch are made anew (`watermark.sql`).
+def outdated(ref: str) -> list[Stale]:
+    """The tables of a branch that are stale for another reason than new data.
 
     Raises LakeError where the project does not parse.
     """
-    waiting = _waiting(_known(ref, with_news=False))  # new data makes nothing anew
-    return {
-        variable: " ".join(one.code.name for one in waiting.values() if one.how == how)
-        for variable, how in (("LAKE_REBUILT", "rebuild"), ("LAKE_REPLAYED", "replay"))
-    }
+    return list(_waiting(_known(ref, with_news=False)).values())
 
 
 def record(target: Path, told: Mapping[str, Any]) -> None:
@@ -487,7 +511,7 @@ def described(code: Code) -> dict[str, Any]:
     return {
         name: value
         for name, value in asdict(code).items()
-        if name in ("table", "lineage", "fingerprint", "models", "landed")
+        if name in ("table", "lineage", "fingerprint", "models", "inputs", "landed")
     }
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lake.branches import publish
 from lake.catalog import open_catalog
 from lake.errors import LakeError
-from lake.manifest import PROJECT
+from lake.manifest import BUILT, PROJECT, parents
 from lake.settings import QUALITY, TRUNK
 
 if TYPE_CHECKING:  # slow to import
@@ -166,7 +166,7 @@ def of_dbt(options: Sequence[str], since: float) -> list[Result]:
     nodes = {
         unique_id: node
         for unique_id, node in (manifest["nodes"] | manifest["unit_tests"]).items()
-        if node["resource_type"] in ("model", "test", "unit_test")  # and no hook
+        if node["resource_type"] in (*BUILT, "test", "unit_test")  # and no hook
     }
     return [
         _of_node(one, nodes[one["unique_id"]], nodes)
@@ -183,13 +183,13 @@ def _target(options: Sequence[str]) -> Path:
 
 
 def _of_node(found: Mapping[str, Any], node: Mapping[str, Any], nodes: Mapping[str, Any]) -> Result:
-    is_model = node["resource_type"] == "model"
-    above = node["depends_on"]["nodes"]
-    of = node if is_model else nodes.get(node.get("attached_node") or next(iter(above), ""), node)
+    is_table = node["resource_type"] in BUILT
+    above = parents(node)
+    of = node if is_table else nodes.get(node.get("attached_node") or next(iter(above), ""), node)
     rows = found["adapter_response"].get("rows_affected")
-    value = rows if is_model else found["failures"]
+    value = rows if is_table else found["failures"]
     return Result(
-        kind="model" if is_model else "test",
+        kind="model" if is_table else "test",
         layer=of["schema"],
         table_name=f"{of['schema']}.{of['name']}",
         column_name=node.get("column_name"),

@@ -13,9 +13,10 @@ from lake.errors import LakeError
 from lake.manifest import (
     below,
     manifest,
-    model_nodes,
     named_tables,
+    parents,
     source_tables,
+    table_nodes,
     table_of,
 )
 
@@ -32,7 +33,7 @@ def declared(of: Mapping[str, Any]) -> dict[str, Rules]:
     """The rules of every model that has some, by its name."""
     return {
         node["name"]: {name: Rule.model_validate(rule) for name, rule in found.items()}
-        for node in model_nodes(of).values()
+        for node in table_nodes(of).values()
         if (found := node["config"]["meta"].get("rules"))
     }
 
@@ -48,7 +49,7 @@ def changed() -> list[str]:
     published = json.loads(text)
     before, now = declared(published), declared(manifest())
     known = set.intersection(
-        *({node["name"] for node in model_nodes(of).values()} for of in (published, manifest()))
+        *({node["name"] for node in table_nodes(of).values()} for of in (published, manifest()))
     )
     return sorted(
         model
@@ -62,7 +63,7 @@ def touched_by(names: Sequence[str]) -> list[str]:
 
     Raises LakeError where a name is neither a model's nor a source table's.
     """
-    models = model_nodes()
+    models = table_nodes()
     by_name = {name: key for key, node in models.items() for name in (node["name"], table_of(node))}
     selected: set[str] = set()
     for name in names:
@@ -80,7 +81,7 @@ def touched_by(names: Sequence[str]) -> list[str]:
 
 def tables_touched_by(names: Sequence[str]) -> set[str]:
     """The tables that are judged again where the rules of these models have changed."""
-    models = model_nodes()
+    models = table_nodes()
     roots = {
         root
         for key, node in models.items()
@@ -92,9 +93,8 @@ def tables_touched_by(names: Sequence[str]) -> set[str]:
 
 def _roots(unique_id: str, models: Mapping[str, Any]) -> Iterator[str]:
     """The models that read what was landed, of those that a model rests on."""
-    above = models[unique_id]["depends_on"]["nodes"]
-    parents = [parent for parent in above if parent in models]
-    if not parents:
+    above = [one for one in parents(models[unique_id]) if one in models]
+    if not above:
         yield unique_id
-    for parent in parents:
-        yield from _roots(parent, models)
+    for one in above:
+        yield from _roots(one, models)

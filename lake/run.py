@@ -56,6 +56,7 @@ def run(options: Sequence[str], say: Say, *, drop_undeclared: bool = False) -> R
             if reached:
                 publish.extend(reached)
             return Run(Report(()), None, (), is_idle=True)
+        provenance.must_be_landed(TRUNK)
         manifest_text()  # read once: an edit during the run is left to the next run
         name = f"{PREFIX}{datetime.now(UTC):%m%d_%H%M%S}_{secrets.token_hex(2)}"
         keys.keep_ready()
@@ -82,11 +83,12 @@ def run(options: Sequence[str], say: Say, *, drop_undeclared: bool = False) -> R
             made = publish.publish(
                 name, manifest_text(), validations.project(), is_whole=not selects(options)
             )
-        except LakeError as error:
+        except Exception as error:
             branch.show_in_trino(name)
-            branch.call(
-                "builder", "select lake.mark_branch(%s, %s)", name, str(error).splitlines()[0][:200]
-            )
+            why = (str(error) or type(error).__name__).splitlines()[0][:200]
+            branch.call("builder", "select lake.mark_branch(%s, %s)", name, why)
+            if not isinstance(error, LakeError):
+                raise
             raise type(error)(
                 f"{error}\n`lake` is untouched, the branch is kept: `lake diff {name}`, "
                 f"catalog {name} of Trino; then `lake branch drop {name}`"

@@ -13,7 +13,7 @@ from pyspark.sql import functions as f
 from lake import lag, source
 from lake.catalog import access, for_spark, open_catalog
 from lake.errors import LakeError
-from lake.manifest import SourceTable, model_nodes, source_tables
+from lake.manifest import SourceTable, parents, source_tables, table_nodes
 from lake.settings import TRUNK, settings
 from lake.source.inspection import suspended
 from lake.stack.spark import session
@@ -46,9 +46,9 @@ def spark() -> SparkSession:
 
 def judged_on(layer: str) -> list[str]:
     """The tables that the suite of a layer may read: its models, and what they are made of."""
-    nodes = model_nodes()
+    nodes = table_nodes()
     found = {key for key, node in nodes.items() if node["fqn"][1] == layer}
-    above = {parent for key in found for parent in nodes[key]["depends_on"]["nodes"]}
+    above = {parent for key in found for parent in parents(nodes[key])}
     judged = [nodes[key] for key in sorted(found | above & nodes.keys())]
     return [f"{node['fqn'][1]}.{node['name']}" for node in judged]
 

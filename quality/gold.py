@@ -5,7 +5,7 @@ lender's figures have been so far; a figure outside is a change of the business,
 somebody should say which.
 """
 
-from lake.manifest import model_nodes
+from lake.manifest import table_nodes
 from quality.suite import Expectation, Suite, between, expect, keys, no_row, none, one_of
 
 
@@ -93,7 +93,7 @@ def _adds_up(loans: str, amount: str, decided: str, approved: str) -> Expectatio
 
 def _declared(name: str) -> list[str]:
     """The columns of a model, as its contract has them; none of a model that there isn't."""
-    (columns,) = [node["columns"] for node in model_nodes().values() if node["name"] == name] or [
+    (columns,) = [node["columns"] for node in table_nodes().values() if node["name"] == name] or [
         ()
     ]
     return list(columns)

@@ -19,7 +19,7 @@ from lake import results, rules
 from lake.catalog import catalog, row_count
 from lake.contract import LONGEST, Limits
 from lake.errors import LakeError
-from lake.manifest import manifest, model_nodes, source_tables, table_of
+from lake.manifest import manifest, source_tables, table_nodes, table_of
 from quality import frames
 from quality.finding import Finding
 
@@ -96,7 +96,7 @@ def compare(
 def _rows(layer: str) -> dict[str, int]:
     """How many rows each model of a layer has, of those that are built."""
     built = {".".join(name) for name in catalog().list_tables(layer)}
-    names = sorted(built & {table_of(node) for node in model_nodes().values()})
+    names = sorted(built & {table_of(node) for node in table_nodes().values()})
     return {name: row_count(catalog().load_table(name)) for name in names}
 
 
@@ -115,7 +115,7 @@ def _age() -> float | None:
 
 
 def _limits(kind: Kind, table: str) -> Limits | None:
-    nodes = manifest()["sources"] | model_nodes()
+    nodes = manifest()["sources"] | table_nodes()
     (node,) = (one for one in nodes.values() if table_of(one) == table)
     declared = node["config"]["meta"].get(kind)
     try:

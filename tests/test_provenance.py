@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -16,12 +17,13 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from pyiceberg.expressions import AlwaysTrue
 
 from lake import lag
 from lake.branches import branch, publish
-from lake.catalog import open_catalog
+from lake.catalog import open_catalog, row_count
 from lake.demo.run import source
-from lake.manifest import copy_project
+from lake.manifest import BUILT, copy_project
 from lake.published import record as record_published
 from lake.settings import TRUNK, on_branch
 from lake.stack import trino
@@ -39,14 +41,14 @@ Row = tuple[int, ...]
 class Node:
     """A model of a random graph: of its parent's rows, each `v` moved on by a number, or sums.
 
-    An ephemeral one is no table, but a part of those that read it.
+    An ephemeral one is no table, but a part of those that read it. One without a parent is a seed.
     """
 
     name: str
     parent: str
     number: int
-    is_sum: bool
-    is_ephemeral: bool
+    is_sum: bool = False
+    is_ephemeral: bool = False
 
     def sql(self) -> str:
         if self.is_ephemeral:
@@ -69,7 +71,13 @@ class Node:
             ")\n\nselect id, v, _commit_lsn, _ordinal {{ from_merged('moved') }}\n"
         )
 
+    def listed(self) -> str:
+        lines = [f"{key},{value},0,0\n" for key, value in sorted(self.rows(set()))]
+        return "".join(["id,v,_commit_lsn,_ordinal\n", *lines])
+
     def rows(self, above: set[Row]) -> set[Row]:
+        if not self.parent:
+            return {(key, key * self.number) for key in range(1, 4 + self.number)}
         if not self.is_sum:
             return {(key, value + self.number) for key, value in above}
         sums: dict[int, list[int]] = {}
@@ -83,8 +91,8 @@ class Graph:
 
     def __init__(self, project: Path, chance: random.Random) -> None:
         self.project, self.chance = project, chance
-        names = ["thing_now"]
-        self.nodes: dict[str, Node] = {}
+        names = ["thing_now", "listed"]
+        self.nodes = {"listed": Node("listed", "", 1)}
         for number in range(1, 6):
             is_sum = number > 1 and chance.random() < 0.4
             is_ephemeral = not is_sum and number < 5 and chance.random() < 0.4
@@ -93,6 +101,9 @@ class Graph:
             self.nodes[node.name] = node
             if not is_sum:
                 names.append(node.name)
+        tables = [name for name in names if name in self.tables]
+        self.kept = chance.choice(tables)
+        """What a snapshot keeps the versions of."""
         bronze = project / "models" / "bronze" / "bronze.yml"
         sources = yaml.safe_load(bronze.read_text())
         (only,) = sources["sources"]
@@ -114,6 +125,13 @@ class Graph:
             columns(id="bigint", v="bigint", **dict.fromkeys(POSITION, "bigint"))
             + columns(**dict.fromkeys(STAMPS, "timestamptz")),
         )
+        for kind in ("seeds", "snapshots"):
+            (project / kind / "gold").mkdir(parents=True)
+        config = {"unique_key": "id", "strategy": "check", "check_cols": ["v"]}
+        config |= {"hard_deletes": "invalidate"}
+        versions = {"name": "versions", "description": "v", "relation": f"ref('{self.kept}')"}
+        declared = yaml.safe_dump({"snapshots": [{**versions, "config": config}]})
+        (project / "snapshots" / "gold" / "versions.yml").write_text(declared)
         self.write()
 
     def write(self) -> None:
@@ -122,12 +140,18 @@ class Graph:
             self._write("gold", node.name, node.sql(), columns(id="bigint", v="bigint", **more))
 
     def _write(self, layer: str, name: str, sql: str, of: list[dict[str, str]]) -> None:
-        where = self.project / "models" / layer
+        is_seed = name in self.nodes and not self.nodes[name].parent
+        kind = "seeds" if is_seed else "models"
+        where = self.project / kind / layer
         is_key = {"is_key": {"arguments": {"columns": ["id"]}}}
         tests = [] if name in self.nodes and self.nodes[name].is_ephemeral else [is_key]
         described = {"name": name, "description": name, "data_tests": tests, "columns": of}
-        (where / f"{name}.sql").write_text(sql)
-        (where / f"{name}.yml").write_text(yaml.safe_dump({"models": [described]}))
+        rows = where / f"{name}.csv"
+        if is_seed and not (rows.exists() and rows.read_text() == self.nodes[name].listed()):
+            rows.write_text(self.nodes[name].listed())
+        if not is_seed:
+            (where / f"{name}.sql").write_text(sql)
+        (where / f"{name}.yml").write_text(yaml.safe_dump({kind: [described]}))
 
     def edit(self) -> None:
         name = self.chance.choice(sorted(self.nodes))
@@ -145,24 +169,32 @@ class Graph:
 
     def remove(self, name: str) -> None:
         del self.nodes[name]
-        for suffix in ("sql", "yml"):
-            (self.project / "models" / "gold" / f"{name}.{suffix}").unlink()
+        for path in self.project.glob(f"*/gold/{name}.*"):
+            path.unlink()
+
+    def root(self, name: str) -> str:
+        """The seed or the table of silver that a model's rows come from."""
+        while name in self.nodes and self.nodes[name].parent:
+            name = self.nodes[name].parent
+        return name
 
     @property
     def tables(self) -> set[str]:
-        return {"thing_now"} | {one.name for one in self.nodes.values() if not one.is_ephemeral}
+        models = {one.name for one in self.nodes.values() if not one.is_ephemeral}
+        return {"thing_now", "versions"} | models
 
-    def codes(self) -> dict[str, Any]:
-        """Of each table, what its rows follow from."""
-        found: dict[str, Any] = {"thing_now": ()}
+    def codes(self, data: int) -> dict[str, Any]:
+        """Of each table, what its rows follow from; `data` says which rows the source has."""
+        found: dict[str, Any] = {"thing_now": data, "": ()}
         for node in self.nodes.values():
             found[node.name] = (node.number, found[node.parent])
-        return found
+        return found | {"versions": found[self.kept]}
 
     def rows(self, things: set[Row]) -> dict[str, set[Row]]:
-        found = {"thing_now": things}
+        found = {"thing_now": things, "": set[Row]()}
         for node in self.nodes.values():
             found[node.name] = node.rows(found[node.parent])
+        found["versions"] = found[self.kept]
         return {name: found[name] for name in self.tables}
 
 
@@ -173,16 +205,29 @@ def columns(**types: str) -> list[dict[str, str]]:
 
 
 def held(ref: str, graph: Graph) -> dict[str, set[Row]]:
-    """What the tables of a branch hold."""
+    """What the tables of a branch hold; of the snapshot, what is valid."""
     found = {}
     for name in graph.tables:
         layer = "silver" if name == "thing_now" else "gold"
         wanted = (
             ("id", "v", "n") if name in graph.nodes and graph.nodes[name].is_sum else ("id", "v")
         )
-        rows = open_catalog(ref).load_table(f"{layer}.{name}").scan(selected_fields=wanted)
+        valid = "dbt_valid_to is null" if name == "versions" else AlwaysTrue()
+        rows = open_catalog(ref).load_table(f"{layer}.{name}").scan(valid, selected_fields=wanted)
         found[name] = {tuple(row[one] for one in wanted) for row in rows.to_arrow().to_pylist()}
     return found
+
+
+def former(ref: str) -> Counter[Row]:
+    """The versions in the snapshot that are no longer valid."""
+    rows = (
+        open_catalog(ref)
+        .load_table("gold.versions")
+        .scan("dbt_valid_to is not null")
+        .to_arrow()
+        .to_pylist()
+    )
+    return Counter((row["id"], row["v"]) for row in rows)
 
 
 @pytest.fixture
@@ -210,7 +255,7 @@ def built_last(project: Path) -> set[str]:
     return {
         one["unique_id"].rpartition(".")[2]
         for one in results
-        if one["unique_id"].startswith("model.") and one["status"] == "success"
+        if one["status"] == "success" and one["unique_id"].partition(".")[0] in BUILT
     }
 
 
@@ -219,7 +264,7 @@ def modified(project: Path) -> set[str]:
     asked = "from lake.state import state; print(state())"
     told = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     options = ("--quiet", "--select", "state:modified", "--state", told.stdout.strip())
-    only = ("--resource-type", "model", "--output", "name")
+    only = ("--resource-type", "model", "seed", "snapshot", "--output", "name")
     return set(dbt("ls", *options, *only, on=TRUNK, project=project).stdout.split())
 
 
@@ -254,9 +299,12 @@ def test_after_any_edits_data_undoings_kills_and_rollbacks_every_table_is_what_t
 ) -> None:
     project, connection = graph
     chance = project.chance
-    published: dict[str, tuple[Any, int]] = {}
-    """By table: the code that made it, and of how many changes of the data."""
-    then: dict[int, dict[str, tuple[Any, int]]] = {}
+    published: dict[str, Any] = {}
+    """By table: what its rows follow from."""
+    then: dict[int, dict[str, Any]] = {}
+    kept: tuple[set[Row], Counter[Row]] = (set(), Counter())
+    """What the snapshot has: the rows that are valid, and those that were."""
+    kept_then: dict[int, tuple[set[Row], Counter[Row]]] = {}
     built_of: dict[str, Node] = {}
     earlier = [dict(project.nodes)]
     data = 0
@@ -279,9 +327,9 @@ def test_after_any_edits_data_undoings_kills_and_rollbacks_every_table_is_what_t
         elif action == "rollback" and then:
             to = chance.choice(sorted(then))
             made = publish.rollback(to)
-            published = then[to]
+            published, kept = then[to], kept_then[to]
             if made:
-                then[made] = published
+                then[made], kept_then[made] = published, kept
         if action in ("edit", "undo") and published:
             others = {name for name in project.tables if project.is_other(name, built_of)}
             told = modified(project.project) & project.tables
@@ -302,12 +350,13 @@ def test_after_any_edits_data_undoings_kills_and_rollbacks_every_table_is_what_t
                 in done.stderr
             )
 
-        codes = project.codes()
-        stale = {name for name, code in codes.items() if published.get(name) != (code, data)}
+        codes = project.codes(data)
+        stale = {name for name, code in codes.items() if published.get(name) != code}
         if by_hand and published:
             stale.add(by_hand)
         for node in project.nodes.values():
             stale |= {node.name} if node.parent in stale else set()
+        stale |= {"versions"} if project.kept in stale else set()
         stale &= project.tables
         if chance.random() < 0.3:
             built = dbt("build", "--target", "trino", on=ref, project=project.project)
@@ -329,13 +378,30 @@ def test_after_any_edits_data_undoings_kills_and_rollbacks_every_table_is_what_t
             done = lake("publish", ref)
         assert done.returncode == 0, done.stderr
         things = set(connection.execute("select id, v from thing").fetchall())
-        assert held(TRUNK, project) == project.rows(things), f"{step}: {action}"
-        published = {name: (code, data) for name, code in codes.items()}
-        built_of = dict(project.nodes)
-        then[publish.log(1)[0].id] = published
+        rows = project.rows(things)
+        assert held(TRUNK, project) == rows, f"{step}: {action}"
+        kept = rows["versions"], kept[1] + Counter(kept[0] - rows["versions"])
+        assert former(TRUNK) == kept[1], f"{step}: {action}"
+        published, built_of = codes, dict(project.nodes)
+        last = publish.log(1)[0].id
+        then[last], kept_then[last] = published, kept
+    what_else_was_written_to_a_snapshot_is_taken_back(kept[1])
     each_publish_says_what_its_tables_were_made_of(project, then)
     tables_of_models_that_are_gone_stay_until_a_publish_drops_them(project)
     assert held(TRUNK, project) == project.rows(things)
+
+
+def what_else_was_written_to_a_snapshot_is_taken_back(ended: Counter[Row]) -> None:
+    branch.create("by_hand_too")
+    branch.take("by_hand_too", ["gold.versions"])
+    versions = row_count(open_catalog("by_hand_too").load_table("gold.versions"))
+    with on_branch("by_hand_too"):
+        trino.ask("delete from gold.versions where id % 2 = 0 or dbt_valid_to is not null")
+    assert lake("publish", "by_hand_too").returncode == 2
+    assert lake("--branch", "by_hand_too", "build").returncode == 0
+    built = row_count(open_catalog("by_hand_too").load_table("gold.versions"))
+    assert (built, former("by_hand_too")) == (versions, ended)
+    assert lake("publish", "by_hand_too").returncode == 0
 
 
 def each_publish_says_what_its_tables_were_made_of(
@@ -349,15 +415,19 @@ def each_publish_says_what_its_tables_were_made_of(
     told = {number: {row[1] for row in rows if row[0] == number} for number in then}
     assert told == {one.id: {*one.tables} for one in publish.log() if one.id in then}
     version = publish.code_version()
-    names = {f"gold.{name}" for name in project.nodes}
-    made = {name: (code, inputs) for _, name, code, inputs in rows if name in names}
+    made = {
+        name: (code, inputs)
+        for _, table, code, inputs in rows
+        if (name := table.partition(".")[2]) in project.nodes
+    }
     assert made
-    assert all(code == version and inputs for code, inputs in made.values())
+    for name, (code, inputs) in made.items():
+        assert (code, inputs > 0) == (version, project.root(name) == "thing_now"), name
 
 
 def tables_of_models_that_are_gone_stay_until_a_publish_drops_them(project: Graph) -> None:
     """The demo's are such, too, in this project; what no model ever made is not."""
-    parents = {node.parent for node in project.nodes.values()}
+    parents = {project.kept, *(node.parent for node in project.nodes.values())}
     leaf = project.chance.choice(sorted(project.nodes.keys() - parents))
     was_table = leaf in project.tables
     project.remove(leaf)

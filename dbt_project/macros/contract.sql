@@ -27,7 +27,7 @@
     {%- if temporary -%}
         create table {{ relation }} as {{ sql }}
     {%- else -%}
-        {{ dbt.trino__create_table_as(temporary, relation, sql, on_exists) }}
+        {{ dbt.trino__create_table_as(temporary, relation, sql, on_exists or config.get('on_table_exists')) }}
     {%- endif -%}
 {%- endmacro %}
 

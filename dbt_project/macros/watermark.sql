@@ -27,9 +27,12 @@
     `lake build` has found that its code has changed. dbt's macros ask this one.
 -#}
 {% macro should_full_refresh() -%}
-    {%- set is_changed = execute and model.name in env_var('LAKE_REBUILT', '').split() -%}
     {%- set configured = config.get('full_refresh') -%}
-    {{- return(is_changed or flags.FULL_REFRESH if configured is none else configured) -}}
+    {{- return(is_rebuilt() or (flags.FULL_REFRESH if configured is none else configured)) -}}
+{%- endmacro %}
+
+{% macro is_rebuilt() -%}
+    {{- return(execute and model.name in env_var('LAKE_REBUILT', '').split()) -}}
 {%- endmacro %}
 
 

@@ -92,6 +92,26 @@ def take(name: str, tables: Sequence[str]) -> None:
         call("builder", query, name, namespace, alone, pointer, taken)
 
 
+def reset(name: str, table: str) -> None:
+    """Have a table of a branch be what it was when the branch began."""
+    with catalog.connect("builder") as connection, connection.transaction():
+        connection.execute(
+            """
+            update iceberg_tables as mine
+            set
+                metadata_location = coalesce(base.taken, base.metadata_location),
+                previous_metadata_location = null
+            from lake.bases as base
+            where
+                mine.catalog_name = %s and base.ref = mine.catalog_name
+                and base.table_namespace = mine.table_namespace
+                and base.table_name = mine.table_name
+                and base.table_namespace || '.' || base.table_name = %s
+            """,
+            [name, table],
+        )
+
+
 def drop_tables(name: str, tables: Sequence[str]) -> None:
     """Drop tables of a branch; what they hold stays on `lake` until the branch is published."""
     with catalog.connect("builder") as connection, connection.transaction():

@@ -27,7 +27,7 @@ from rich.text import Text
 
 from lake.catalog import access, connect, open_catalog, total
 from lake.errors import LakeError
-from lake.manifest import model_nodes, table_of
+from lake.manifest import merge_key, snapshot_key, table_nodes, table_of
 
 BOOKKEEPING = "_"
 """What the names of columns begin with that say how a row came, not what it is."""
@@ -162,14 +162,14 @@ def diff(
 
 
 def keys() -> dict[str, tuple[str, ...]]:
-    """The columns by which the rows of each dbt model are told apart, by `schema.table`.
+    """The columns by which the rows of each table of dbt's are told apart, by `schema.table`.
 
     Raises LakeError where the dbt project does not parse.
     """
     return {
-        table_of(node): (key,) if isinstance(key, str) else tuple(key)
-        for node in model_nodes().values()
-        if (key := node["config"].get("unique_key"))
+        table_of(node): key
+        for node in table_nodes().values()
+        if (key := snapshot_key(node) or merge_key(node))
     }
 
 

@@ -196,27 +196,33 @@ def exceptions() -> list[str]:
 def built_of(table: str) -> int | None:
     """Of which bronze a table of this process's branch was built: complete up to that LSN.
 
-    None where no publish tells.
+    Of one that something else than a build has written, the same of what the branch began with.
+    None where neither a build nor a publish tells.
     """
     namespace, _, name = table.partition(".")
     with catalog.connect("reader") as connection:
         found = connection.execute(
             """
-            select
-                publish_id,
-                exists (
-                    select from lake.changed(%(ref)s)
-                    where (table_namespace, table_name) = (%(namespace)s, %(name)s)
-                )
-            from lake.refs as r
-            where r.name = %(ref)s
+            select r.publish_id, coalesce(
+                (select max(lsn) from lake.provenance where pointer = lake.origin(now.pointer)),
+                (select max(lsn) from lake.provenance where pointer = lake.origin(base.pointer))
+            )
+            from (select %(ref)s as name) as asked
+            left join lake.refs as r on r.name = asked.name
+            left join (
+                select catalog_name as ref, metadata_location as pointer from iceberg_tables
+                where (table_namespace, table_name) = (%(namespace)s, %(name)s)
+            ) as now on now.ref = asked.name
+            left join (
+                select ref, metadata_location as pointer from lake.bases
+                where (table_namespace, table_name) = (%(namespace)s, %(name)s)
+            ) as base on base.ref = asked.name
             """,
             {"namespace": namespace, "name": name, "ref": settings().branch},
         ).fetchone()
-    held, is_built_here = found or (None, False)
-    if is_built_here:
-        position = lag.captured(settings().branch)
-        return position.lsn if position else None
+    held, lsn = found or (None, None)
+    if lsn is not None:
+        return int(lsn)
     for one in log():
         if table not in one.tables or (held is not None and one.id > held):
             continue

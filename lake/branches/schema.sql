@@ -151,7 +151,7 @@ create table if not exists lake.provenance (
     fingerprint text not null,
     table_namespace text not null,
     table_name text not null,
-    models jsonb not null, -- of each table of a model that it reads, its origin
+    models jsonb not null, -- of each table that it reads and that not code alone decides, its origin
     landed jsonb not null, -- of each table of bronze that it reads, its origin
     lsn bigint not null, -- up to where it has the changes of those
     code_version text,
@@ -162,8 +162,9 @@ create table if not exists lake.provenance (
 
 -- Records that a branch's tables are what their models make of the branch's other tables, as they
 -- are now. `made` is an array of objects, the models that others read first: table, lineage,
--- fingerprint, models (of each table that it reads, the lineage), landed (tables of bronze). What was
--- built on a table of other code, or of unknown, is recorded as little as that one.
+-- fingerprint, models (of each table that it reads, the lineage), inputs (those of them that not code
+-- alone decides), landed (tables of bronze). What was built on a table of other code, or of unknown, is
+-- recorded as little as that one.
 create or replace function lake.record_provenance(
     branch text, made jsonb, lsn bigint, code_version text
 ) returns void
@@ -195,7 +196,7 @@ begin
             split_part(one ->> 'table', '.', 1), split_part(one ->> 'table', '.', 2),
             (
                 select coalesce(jsonb_object_agg(name, held -> name), '{}')
-                from jsonb_object_keys(one -> 'models') as name
+                from jsonb_array_elements_text(one -> 'inputs') as name
             ),
             (
                 select coalesce(jsonb_object_agg(name, held -> name), '{}')

@@ -6,7 +6,7 @@ from typing import Any
 
 from lake.branches.diff import Rows, TableDiff
 from lake.lineage import Column, Lineage
-from lake.manifest import below, model_nodes, table_of
+from lake.manifest import below, table_nodes, table_of
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ def impacts(
     """
     by_table = {one.name: one for one in tables}
     found = []
+    had, has = table_nodes(published), table_nodes(project)
     for key in sorted(modified):
-        is_model = key.startswith("model.")
-        old, new = ((m["nodes"].get(key) or {}) if is_model else {} for m in (published, project))
+        old, new = had.get(key, {}), has.get(key, {})
         node = new or old
         if not node:
             continue
@@ -57,7 +57,7 @@ def impacts(
 
 def _of_rows(project: Mapping[str, Any], key: str, rows: Rows) -> Impact:
     """What it touches that a model, by dbt's id, has rows more or less."""
-    models = model_nodes(project)
+    models = table_nodes(project)
     built = {one: models[one] for one in below({key}, project) & models.keys()}
     reached = {
         Column(table_of(node), name)

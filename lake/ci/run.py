@@ -20,7 +20,7 @@ from lake.ci import graph
 from lake.ci.impact import impacts
 from lake.ci.report import WELL, Build, Check, Report, failed, write
 from lake.errors import LakeError
-from lake.manifest import dbt, manifest, model_nodes, selected, table_of
+from lake.manifest import dbt, manifest, selected, table_nodes, table_of
 from lake.results import Result
 from lake.run import RUNNING, unfinished
 from lake.settings import LAYERS, on_branch, settings
@@ -138,7 +138,7 @@ def _removed(published: Mapping[str, Any]) -> tuple[str, ...]:
     """The tables of models that the project no longer has."""
     return tuple(
         table_of(node)
-        for key, node in sorted(model_nodes(published).items())
+        for key, node in sorted(table_nodes(published).items())
         if key not in manifest()["nodes"]
     )
 

@@ -103,7 +103,9 @@ def land(steps: Steps, connection: psycopg.Connection, options: Options) -> None
         said.append(f"{filled.loans:,} loans, {filled.payments:,} payments")
     with at_work(options) as summary:
         with steps.step("copy it into bronze, while it works on") as said:
-            load = ingest(source_tables(), postgres.source_owner(), lambda *_: None)
+            load = ingest(
+                source_tables(), postgres.source_owner(), lambda *_: None, say=steps.console.print
+            )
             rows = sum(load.rows.values())
             said.append(f"{rows:,} rows" if rows else "done before")
         lifecycle.start_capture()

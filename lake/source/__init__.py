@@ -1,10 +1,10 @@
 """The captured Postgres, as the role that captures it sees it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from threading import Timer
+from threading import Event, Thread, Timer
 
 import psycopg
 from psycopg import sql
@@ -26,6 +26,11 @@ PINNED = {
     "client_encoding": "UTF8",
 }
 """The settings that a value's text depends on, as bulk and capture both have them."""
+
+
+LOOKS_SECONDS = 3.0
+"""Whom a snapshot waits for is looked up so often."""
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,54 @@ def slot(connection: psycopg.Connection) -> Slot | None:
     return Slot(active, int(confirmed or 0), int(current), status)
 
 
+@contextmanager
+def _watched(pid: int, say: Say) -> Iterator[None]:
+    """While a backend of the source is at work, say which transactions it waits for."""
+    is_done, told = Event(), set[str]()
+
+    def watch() -> None:
+        with suppress(LakeError, psycopg.Error), connect() as beside:  # the backend's own say more
+            while not is_done.wait(LOOKS_SECONDS):
+                blocker = _blocker(beside, pid)
+                if blocker and blocker not in told:
+                    told.add(blocker)
+                    say(f"waiting for a transaction that is open at the source: {blocker}")
+
+    watcher = Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        is_done.set()
+        watcher.join()
+
+
+def _blocker(connection: psycopg.Connection, pid: int) -> str:
+    """The transaction that a backend waits for; nothing where it waits for none.
+
+    The role that captures may not see what others do, but who they are.
+    """
+    found = connection.execute(
+        """
+        select coalesce(
+            'pid ' || activity.pid || concat(
+                ' of ' || usename, ', ' || nullif(application_name, ''),
+                ', begun at ' || to_char(xact_start, 'HH24:MI:SS "UTC"')
+            ),
+            'prepared, ' || (
+                select string_agg(quote_literal(gid) || ' of ' || owner, ', ' order by prepared)
+                from pg_prepared_xacts
+            )
+        )
+        from unnest(pg_blocking_pids(%s)) as blocker
+        left join pg_stat_activity as activity on activity.pid = blocker
+        limit 1
+        """,
+        [pid],
+    ).fetchone()
+    return str(found[0]) if found and found[0] else ""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What a slot exports: exactly the transactions that were committed before an LSN.
@@ -112,12 +165,17 @@ class Snapshot:
 
 @contextmanager
 def exported_snapshot(
-    name: str, *, is_temporary: bool, seconds: float | None = None
+    name: str,
+    *,
+    is_temporary: bool,
+    say: Say = lambda _: None,
+    seconds: float | None = None,
 ) -> Iterator[Snapshot]:
     """Make a slot; yields a snapshot as of its LSN, which is there until the block ends.
 
-    Raises LakeError where the source refuses it, or where transactions that are open at the source
-    keep it waiting for more than `seconds`.
+    It waits for each transaction that was open at the source; `say` is told which, one by one.
+
+    Raises LakeError where the source refuses it, or where it waits for more than `seconds`.
     """
     with psycopg.connect(conninfo(), autocommit=True, replication="database") as walsender:
         create = "CREATE_REPLICATION_SLOT {} {} LOGICAL pgoutput (SNAPSHOT 'export')"  # in capitals
@@ -126,7 +184,9 @@ def exported_snapshot(
         if seconds is not None:
             given_up.start()
         try:
-            row = walsender.execute(sql.SQL(create).format(sql.Identifier(name), kind)).fetchone()
+            with _watched(walsender.info.backend_pid, say):
+                statement = sql.SQL(create).format(sql.Identifier(name), kind)
+                row = walsender.execute(statement).fetchone()
         except psycopg.errors.QueryCanceled:
             raise LakeError(
                 f"transactions were open at the source for {seconds:.0f} s, and a snapshot waits: "

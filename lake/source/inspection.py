@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import namedtuple_row
 
+from lake import lag
 from lake.errors import LakeError
 from lake.manifest import Column, SourceTable, source_tables
 from lake.names import LANDED, lake_names, qualified
@@ -23,6 +24,7 @@ from lake.types import TEXT, canonical, is_same
 OLDEST = 150000
 """Postgres 15 is the first that tells which columns and rows a publication leaves out."""
 PUBLISHES_GENERATED = 180000
+INGEST = "run `lake ingest`"
 OPERATIONS = "insert, update, delete, truncate"
 
 
@@ -48,8 +50,13 @@ class Trouble:
             again = f" --again {quote(self.table)}" if self.misses_changes else ""
             return f"run `{'; '.join(self.remedy)}` as {self._who}, then `lake ingest{again}`"
         if self.is_routine:
-            return "run `lake ingest`"
+            return INGEST
         return "correct its declaration, then run `lake ingest`"
+
+    @property
+    def next_step(self) -> str:
+        """The same for somebody who has not tried to ingest it: that may be all there is to do."""
+        return INGEST if self.is_routine else self.instruction
 
     @property
     def _who(self) -> str:
@@ -101,14 +108,15 @@ def suspended() -> tuple[Trouble, ...]:
     declared = source_tables()
     with connect() as connection:
         troubles = inspect(connection, declared).troubles
-    ailing = {trouble.table for trouble in troubles}
+    why = {table: str(wait) for table, wait in waits(declared).items()}
+    for table in declared:
+        if lag.snapshot_lsn(table.bronze) is None:
+            why[table.qualified] = "is declared, and not in bronze yet"
+    for trouble in troubles:
+        why.pop(trouble.table, None)
     return (
         *troubles,
-        *(
-            Trouble(table, str(wait), is_routine=True, misses_changes=True)
-            for table, wait in waits(declared).items()
-            if table not in ailing
-        ),
+        *(Trouble(one, why[one], is_routine=True, misses_changes=True) for one in why),
     )
 
 

@@ -129,8 +129,7 @@ def _tables() -> Iterator[Finding]:
     if not troubles:
         yield Finding("tables", True, "all that are declared are captured")
     for trouble in troubles:
-        remedy = "run `lake ingest`" if trouble.is_routine else trouble.instruction
-        yield Finding("tables", False, f"{trouble.table} {trouble.what}", remedy)
+        yield Finding("tables", False, f"{trouble.table} {trouble.what}", trouble.next_step)
 
 
 def _completeness() -> Iterator[Finding]:

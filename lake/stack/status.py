@@ -29,6 +29,7 @@ class PartStatus:
 
     name: str
     state: str
+    pid: int | None
     memory_bytes: int
     address: str
     uptime_seconds: float | None
@@ -78,7 +79,8 @@ def status() -> Status:
 def suspended() -> list[str]:
     """The tables of the source that are not captured, and why; nothing where it can't be asked."""
     try:
-        troubles = list(map(str, inspection.suspended()))
+        found = inspection.suspended()
+        troubles = [f"{one.table} {one.what}: {one.next_step}" for one in found]
     except LakeError:
         return []
     missed = capture.missed()
@@ -89,9 +91,9 @@ def _part(program: Program, process: Process | None) -> PartStatus:
     address = f"{settings().host}:{next(iter(program.ports.values()))}"
     state = _state(program, process)
     if process is None or process.pid is None:
-        return PartStatus(program.name, state, 0, address, None)
+        return PartStatus(program.name, state, None, 0, address, None)
     uptime = time.time() - process.since
-    return PartStatus(program.name, state, memory(process.pid), address, uptime)
+    return PartStatus(program.name, state, process.pid, memory(process.pid), address, uptime)
 
 
 def _state(program: Program, process: Process | None) -> str:
@@ -153,6 +155,7 @@ def render(status: Status) -> Group:
     for heading, justify in (
         ("PART", "left"),
         ("STATE", "left"),
+        ("PID", "right"),
         ("MEMORY", "right"),
         ("UP", "right"),
     ):
@@ -161,9 +164,10 @@ def render(status: Status) -> Group:
     for part in status.parts:
         state = f"[{_COLOUR.get(part.state, 'dim')}]{part.state}[/]"
         uptime = f"{part.uptime_seconds:,.0f} s" if part.uptime_seconds is not None else ""
-        parts.add_row(part.name, state, _mebibytes(part.memory_bytes), uptime, part.address)
+        memory = _mebibytes(part.memory_bytes)
+        parts.add_row(part.name, state, str(part.pid or ""), memory, uptime, part.address)
     parts.add_section()
-    parts.add_row("", "", _mebibytes(sum(part.memory_bytes for part in status.parts)))
+    parts.add_row("", "", "", _mebibytes(sum(part.memory_bytes for part in status.parts)))
     if status.lag is None:
         return Group(parts)
     tables = Table(box=None, pad_edge=False)

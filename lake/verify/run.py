@@ -60,7 +60,7 @@ class Source:
 
 
 def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Compare the source with this process's branch. `say` is given each table's name.
+    """Compare the source with this process's branch. `say` is told what is being done.
 
     Raises LakeError where nothing can be compared: the source can't be reached or makes no slot,
     capture does not arrive, a name is none of a table.
@@ -69,13 +69,13 @@ def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Rep
     chosen = named_tables(options.names, declared) if options.names else declared
     began = time.monotonic()
     branch = settings().branch
-    with snapshot() as at:
+    with snapshot(say) as at:
         lag.catch_up()  # so that bronze is complete beyond the snapshot
         found: list[TableReport] = []
         waiting = waits(chosen)
         with pinned(in_trino=True):
             for table in chosen:
-                say(table.qualified)
+                say(f"comparing {table.qualified}")
                 if wait := waiting.get(table.qualified):
                     reason = f"it {wait}; `lake doctor` says what to do"
                     unsaid = TableReport(table.qualified, table.bronze, "unknown", reason)
@@ -87,8 +87,10 @@ def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Rep
 
 
 @contextmanager
-def snapshot() -> Iterator[Source]:
+def snapshot(say: Callable[[str], None] = lambda _: None) -> Iterator[Source]:
     """The source as of now: all transactions that were committed before an LSN, and no other.
+
+    `say` is told of those that it waits for.
 
     Raises LakeError where the source can't be reached, or makes no slot.
     """
@@ -96,7 +98,10 @@ def snapshot() -> Iterator[Source]:
     with source.connect() as connection:
         connection.execute("set row_security = off")  # an error instead of a part of the rows
         connection.execute("begin isolation level repeatable read read only")
-        with source.exported_snapshot(name, is_temporary=True, seconds=PATIENCE_SECONDS) as made:
+        made_by = source.exported_snapshot(
+            name, is_temporary=True, say=say, seconds=PATIENCE_SECONDS
+        )
+        with made_by as made:
             connection.execute(sql.SQL("set transaction snapshot {}").format(made.name))
         yield Source(connection, made.lsn, made.at)
 

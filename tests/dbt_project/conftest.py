@@ -1,5 +1,8 @@
 """Asking both engines what the project's macros make of a query."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 from dbt.cli.main import dbtRunner
 
 from lake.manifest import PROJECT
+from lake.settings import environment
 from lake.stack import trino
 from quality.frames import spark
 from tests.conftest import end_spark_session
@@ -16,6 +20,27 @@ ENGINES = ("spark", "trino")
 BREAK = "-- and"
 Values = list[dict[str, Any]]
 Ask = Callable[[str, str], Values]
+Done = subprocess.CompletedProcess[str]
+Dbt = Callable[..., Done]
+
+
+@pytest.fixture
+def dbt(tmp_path: Path) -> Dbt:
+    """Runs a dbt command as a user does: on a branch, on an engine."""
+
+    def run(on: str, engine: str, *arguments: str, project: Path = PROJECT) -> Done:
+        target = str(tmp_path / f"{on}_{engine}")
+        where = ("--target", engine, "--target-path", target, "--log-path", target)
+        return subprocess.run(
+            [Path(sys.executable).with_name("dbt"), *arguments, *where],
+            cwd=project,
+            env=os.environ | environment() | {"LAKE_BRANCH": on},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture

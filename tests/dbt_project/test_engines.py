@@ -4,10 +4,7 @@ where the other left off, and after every step both branches hold the same table
 
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +24,8 @@ from trino.exceptions import TrinoUserError
 from lake.branches import branch
 from lake.catalog import open_catalog
 from lake.manifest import PROJECT, copy_project
-from lake.settings import ROOT, environment, on_branch
-from tests.dbt_project.conftest import ENGINES, Ask, compiled
+from lake.settings import ROOT, on_branch
+from tests.dbt_project.conftest import ENGINES, Ask, Dbt, Done, compiled
 from tests.dbt_project.source import (
     BRONZE,
     CROWD,
@@ -53,28 +50,6 @@ PROPERTIES = {
     "write.metadata.previous-versions-max": "100",
     "write.parquet.compression-codec": "zstd",
 }
-
-Done = subprocess.CompletedProcess[str]
-Dbt = Callable[..., Done]
-
-
-@pytest.fixture
-def dbt(tmp_path: Path) -> Dbt:
-    """Runs a dbt command as a user does: on a branch, on an engine."""
-
-    def run(on: str, engine: str, *arguments: str, project: Path = PROJECT) -> Done:
-        target = str(tmp_path / f"{on}_{engine}")
-        where = ("--target", engine, "--target-path", target, "--log-path", target)
-        return subprocess.run(
-            [Path(sys.executable).with_name("dbt"), *arguments, *where],
-            cwd=project,
-            env=os.environ | environment() | {"LAKE_BRANCH": on},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture

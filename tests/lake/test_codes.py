@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lake import manifest, provenance
-from lake.manifest import below, model_nodes, table_of
+from lake.manifest import below, table_nodes, table_of
 from lake.provenance import Code
 
 Manifest = dict[str, Any]
@@ -28,19 +28,19 @@ def changed(edit: Callable[[Manifest], None], *, only_own: bool = False) -> set[
 
 
 def test_other_sql_changes_the_model_and_all_below() -> None:
-    for model, node in model_nodes().items():
+    for model, node in table_nodes().items():
 
         def edit(of: Manifest, model: str = model) -> None:
             of["nodes"][model]["raw_code"] += "\nlimit 1"
 
-        follow = {table_of(model_nodes()[one]) for one in below({model}) if one in model_nodes()}
+        follow = {table_of(table_nodes()[one]) for one in below({model}) if one in table_nodes()}
         assert changed(edit) == {table_of(node), *follow}
         assert changed(edit, only_own=True) == {table_of(node)}
 
 
 def test_what_no_row_depends_on_changes_nothing() -> None:
     def edit(of: Manifest) -> None:
-        for node in model_nodes(of).values():
+        for node in table_nodes(of).values():
             node["description"] = "another"
             node["config"]["meta"]["volume"] = {"within": 0.1}
             node["unrendered_config"] |= {"tags": ["other"], "group": "other", "meta": {}}
@@ -83,14 +83,14 @@ def test_a_macro_counts_for_every_model_that_dbt_says_uses_it() -> None:
     of = manifest.manifest()
     own = {key for key, one in of["macros"].items() if one["package_name"] == "lakehouse"}
     assert len(own) > 100
-    direct = {key: set(node["depends_on"]["macros"]) for key, node in model_nodes().items()}
+    direct = {key: set(node["depends_on"]["macros"]) for key, node in table_nodes().items()}
     uses = {key: with_all_called(of, macros) & own for key, macros in direct.items()}
     for macro in sorted(own):
 
         def edit(edited: Manifest, macro: str = macro) -> None:
             edited["macros"][macro]["macro_sql"] += " "
 
-        users = {table_of(model_nodes()[key]) for key, used in uses.items() if macro in used}
+        users = {table_of(table_nodes()[key]) for key, used in uses.items() if macro in used}
         assert users <= changed(edit, only_own=True), macro
 
 

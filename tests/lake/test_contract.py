@@ -1,6 +1,7 @@
 """A mistake in the project is told with file and line, before anything runs; no stack is needed."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ import pytest
 
 from lake import contract, manifest
 from lake.errors import LakeError
-from lake.settings import environment
+from lake.settings import ROOT, environment
 
 SILVER, BRONZE = "models/silver", "models/bronze/bronze.yml"
 EXPOSURES = "models/exposures.yml"
@@ -336,9 +337,9 @@ def test_a_model_without_a_contract_and_two_of_one_name_are_told(project: Path) 
         "dbt_project/models/aside.sql:1: aside: models are in models/silver/ or models/gold/, "
         "which the gates judge",
         "dbt_project/models/aside.sql:1: aside: no .yml declares it, so it has no contract",
-        "dbt_project/models/gold/loans.sql:1: loans: two models have this name",
+        "dbt_project/models/gold/loans.sql:1: loans: two tables have this name",
         "dbt_project/models/gold/stray.sql:1: stray: no .yml declares it, so it has no contract",
-        "dbt_project/models/silver/loans.sql:1: loans: two models have this name",
+        "dbt_project/models/silver/loans.sql:1: loans: two tables have this name",
     ]
 
 
@@ -348,6 +349,108 @@ def test_a_model_in_python_is_told(project: Path) -> None:
         "dbt_project/models/gold/stray.py:1: stray: models are in SQL, which both engines build; "
         "this is Python"
     ]
+
+
+SEED = """
+seeds:
+  - name: rates
+    description: The rates.
+    columns:
+      - {name: code, data_type: text, description: Its code.}
+      - {name: rate, data_type: "numeric(4,2)", description: The rate.}
+      - {name: day, data_type: date, description: Since when.}
+"""
+SNAPSHOT = """
+snapshots:
+  - name: rates_history
+    description: What they were.
+    relation: ref('rates')
+    config: {unique_key: code, strategy: check, check_cols: [rate]}
+"""
+
+
+def add_kinds(project: Path, rows: str, seed: str = SEED, snapshot: str = SNAPSHOT) -> None:
+    for kind, name, text in (
+        ("seeds", "rates.csv", rows),
+        ("seeds", "rates.yml", seed),
+        ("snapshots", "rates_history.yml", snapshot),
+    ):
+        (project / kind / "gold").mkdir(parents=True, exist_ok=True)
+        (project / kind / "gold" / name).write_text(text)
+
+
+def test_a_seed_s_values_are_of_their_types_or_told_line_by_line(project: Path) -> None:
+    add_kinds(project, 'code,rate,day\n007,1.50,2026-01-31\n\'ä,,null\n"a\nb",-99.9,\n')
+    assert contract.mistakes(project) == []
+    assert contract.unwritten(project) == []
+    add_kinds(project, 'code,rate,day\nx,1.505,2026-02-30\ny,100\nz,100,\n"a\rb",1e1,2026-1-1\n')
+    file = "dbt_project/seeds/gold/rates.csv"
+    assert [str(one) for one in contract.mistakes(project)] == [
+        f"{file}:2: rates: day: `2026-02-30` is no date",
+        f"{file}:2: rates: rate: `1.505` has more digits than numeric(4,2)",
+        f"{file}:3: rates: 2 values for 3 columns",
+        f"{file}:4: rates: rate: `100` has more digits than numeric(4,2)",
+        f"{file}:6: rates: code: a carriage return, which dbt would read as \\n",
+        f"{file}:6: rates: day: `2026-1-1` is no date",
+        f"{file}:6: rates: rate: `1e1` is no numeric(4,2)",
+    ]
+    for rows, said in (
+        ("code,day\n", "its columns are code, day, and its .yml declares code, rate, day"),
+        ("", "its columns are none, and its .yml declares code, rate, day"),
+        ("x" * 2**20 + "\n", "a seed has at most 1 MiB; "),
+    ):
+        add_kinds(project, rows)
+        (only,) = contract.mistakes(project)
+        assert str(only).startswith(f"{file}:1: rates: {said}")
+
+
+def test_the_docs_seed_and_snapshot_are_without_a_mistake(project: Path) -> None:
+    text = (ROOT / "docs" / "models.md").read_text()
+    seed, snapshot = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    add_kinds(project, "grade,rate\nA,7.25\n", seed, snapshot)
+    assert [*contract.mistakes(project), *contract.unwritten(project)] == []
+
+
+def test_what_is_no_seed_or_snapshot_of_the_lake_s_is_told(project: Path) -> None:
+    rows = "code,rate,day\n"
+    seed = SEED.replace("columns:", "config: {column_types: {code: text}}\n    columns:")
+    add_kinds(project, rows, seed, SNAPSHOT.replace("[rate]", "[rte]"))
+    (project / "snapshots" / "old.sql").write_text("{% snapshot old %}{% endsnapshot %}")
+    (project / "seeds" / "lone.csv").write_text("a\n")
+    assert [str(one) for one in contract.mistakes(project)] == [
+        "dbt_project/seeds/gold/rates.yml:5: rates.column_types: "
+        "a seed's types are the `data_type` of its columns",
+        "dbt_project/seeds/lone.csv:1: lone: seeds are in seeds/silver/ or seeds/gold/, "
+        "which the gates judge",
+        "dbt_project/snapshots/gold/rates_history.yml:6: rates_history.check_cols: "
+        "`rte` is no column of rates; did you mean `rate`?",
+        "dbt_project/snapshots/old.sql:1: old: declare a snapshot in a .yml, by `relation`, "
+        "`unique_key` and `strategy`; what it selects is a model, which may be ephemeral",
+    ]
+    for path in ("snapshots/old.sql", "seeds/lone.csv"):
+        (project / path).unlink()
+    for before, after, said in (
+        (
+            "ref('rates')",
+            "ref('rats')",
+            ".relation: there is no model `rats`; did you mean `rates`?",
+        ),
+        ("ref('rates')", "rates", ".relation: must be ref('a model') or source("),
+        ("strategy: check", "strategy: timestamp", ".strategy: `timestamp` needs `updated_at`"),
+        ("strategy: check", "strategy: chek", ".strategy: must be `timestamp` or `check`"),
+        ("unique_key: code, ", "", ".unique_key: is missing"),
+        ("unique_key: code", "unique_key: [code, x]", ".unique_key: `x` is no column of rates"),
+    ):
+        add_kinds(project, rows, snapshot=SNAPSHOT.replace(before, after))
+        found = [str(one) for one in contract.mistakes(project)]
+        assert [f"rates_history{said}" in one for one in found] == [True], found
+
+
+def test_settings_of_a_folder_that_is_not_there_are_told(project: Path) -> None:
+    declared = project / "dbt_project.yml"
+    declared.write_text(declared.read_text().replace("    gold: {+access", "    golden: {+access"))
+    (only,) = contract.mistakes(project)
+    assert "there is no folder models/golden; a setting begins with `+`" in str(only)
 
 
 def test_rules_that_nothing_applies_are_told(project: Path) -> None:
@@ -370,7 +473,7 @@ def test_what_is_left_to_write_is_told_where_it_is_to_be_written(project: Path) 
     words.write_text(text.replace(block, "{% docs due_on %}{% enddocs %}"))
     line = text.count("\n", 0, start) + 1
     (only,) = contract.unwritten(project)
-    assert str(only) == f"dbt_project/models/columns.md:{line}: due_on: not described"
+    assert str(only) == f"dbt_project/models/columns.md:{line}: not described: due_on"
 
 
 def test_all_mistakes_are_told_at_once_and_a_whole_project_is_not_read_twice(

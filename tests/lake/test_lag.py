@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg.types.json import Jsonb
 
 from lake import catalog, lag, source
 from lake.branches import branch, publish
@@ -93,7 +94,9 @@ def test_a_run_without_a_change_says_nothing_of_what_was_published_meanwhile(
     assert lag.built() == Position(7, NOON)
 
 
-def test_a_table_was_built_of_the_bronze_of_the_branch_that_wrote_it(changes: None) -> None:
+def test_a_table_was_built_of_the_bronze_that_its_build_or_else_its_publish_tells(
+    changes: None,
+) -> None:
     complete(7)
     built(a=[1], b=[2])
     complete(9)
@@ -103,6 +106,18 @@ def test_a_table_was_built_of_the_bronze_of_the_branch_that_wrote_it(changes: No
     put("mine", b=[20])
     complete(13)
     with on_branch("mine"):
+        by_hand = [publish.built_of(f"silver.{name}") for name in "abc"]
+        assert by_hand == [9, 7, None], "by hand it gets no change that was landed since"
+        made = {
+            "table": "silver.b",
+            "lineage": "x",
+            "fingerprint": "x",
+            "models": {},
+            "inputs": [],
+            "landed": [],
+        }
+        query = "select lake.record_provenance('mine', %s, 11, null)"
+        branch.call("builder", query, Jsonb([made]))
         assert [publish.built_of(f"silver.{name}") for name in "abc"] == [9, 11, None]
     assert [publish.built_of(f"silver.{name}") for name in "ab"] == [9, 7]
     publish.rollback(1)

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import pytest
+from sqlglot.tokens import Tokenizer
 
 from lake import lineage
 from lake.branches import branch
@@ -26,6 +27,33 @@ def project() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def found(project: dict[str, Any]) -> Lineage:
     return lineage.lineage(project)
+
+
+def test_tables_and_columns_may_be_named_by_any_word_of_sql() -> None:
+    words = sorted({word.lower() for word in Tokenizer.KEYWORDS if word.isalpha()})
+    for dialect, quote in (("spark", "`"), ("trino", '"')):
+        node = {"resource_type": "model", "config": {"materialized": "table"}}
+        tables = {word: {"columns": {word: {}}, "alias": word} for word in words}
+        sources = {
+            f"source.{word}": {**table, **node, "schema": "bronze"}
+            for word, table in tables.items()
+        }
+        models = {
+            f"model.{word}": {
+                **table,
+                **node,
+                "schema": "silver",
+                "compiled_code": f"select {name} from {quote}bronze{quote}.{name}",
+            }
+            for word, table in tables.items()
+            for name in [f"{quote}{word}{quote}"]
+        }
+        made = {"nodes": models, "sources": sources, "metadata": {"adapter_type": dialect}}
+        found = lineage.lineage(made)
+        assert not found.faults
+        assert found.edges == {
+            (Column(f"silver.{word}", word), Column(f"bronze.{word}", word)) for word in words
+        }
 
 
 def column(name: str) -> Column:

@@ -19,7 +19,12 @@ from tests.lake.branches.test_maintain import (  # noqa: F401 - a fixture
 )
 
 UPPER = {"table": "silver.a", "lineage": "a1", "fingerprint": "a1", "models": {}, "landed": []}
-LOWER = UPPER | {"table": "silver.b", "lineage": "b1", "models": {"silver.a": "a1"}}
+LOWER = UPPER | {
+    "table": "silver.b",
+    "lineage": "b1",
+    "models": {"silver.a": "a1"},
+    "inputs": ["silver.a"],
+}
 PROJECT = [UPPER, LOWER]
 
 

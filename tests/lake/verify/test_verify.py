@@ -499,13 +499,17 @@ def test_open_transactions_are_waited_for_only_so_long(
 ) -> None:
     monkeypatch.setattr(run, "PATIENCE_SECONDS", 1)
     owner.execute("create table thing (id integer)")
+    monkeypatch.setattr(source, "LOOKS_SECONDS", 0.1)
+    said: list[str] = []
     with owner.transaction():
         owner.execute("insert into thing values (1)")
         with (
             pytest.raises(LakeError, match="transactions were open at the source for 1 s"),
-            run.snapshot(),
+            run.snapshot(said.append),
         ):
             pass
+    (only,) = said
+    assert f": pid {owner.info.backend_pid} of " in only
     with run.snapshot() as at:
         assert at.lsn > 0
     assert_no_slot_is_left()
