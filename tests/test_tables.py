@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
@@ -129,6 +130,19 @@ def kill_ingest_once(reached: Callable[[], bool]) -> None:
         process.kill()
 
 
+def interrupt_an_ingest_that_waits() -> None:
+    """Have `lake ingest` wait for a transaction of no table, say so, and be interrupted then."""
+    command = [str(Path(sys.executable).with_name("lake")), "ingest"]
+    with source() as idle, idle.transaction():
+        idle.execute("select pg_current_xact_id()")
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr
+            told = next(line for line in process.stderr if "waiting for" in line)
+            process.send_signal(signal.SIGINT)
+    assert f"open at the source: pid {idle.info.backend_pid} of " in told
+    assert process.returncode != 0
+
+
 def ask(connection: psycopg.Connection, query: str) -> bool:
     return connection.execute(query.encode()).fetchone() is not None
 
@@ -197,6 +211,14 @@ def test_tables_of_another_project_obey_their_rules_and_wait_for_their_declarati
     customer: psycopg.Connection,
 ) -> None:
     assert lake("scaffold", "public.customer", "public.office").returncode == 0
+    interrupt_an_ingest_that_waits()
+    said = "is declared, and not in bronze yet: run `lake ingest`"
+    for verb in ("status", "doctor"):
+        assert "public.customer is declared, and not in bronze yet" in lake(verb).stdout, verb
+    assert said in lake("status").stdout
+    refused = lake("run")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
+    assert "bronze.customer, bronze.office: declared, and not there yet" in refused.stderr
     assert lake("ingest").returncode == 0
     models = Path(os.environ["LAKE_PROJECT_DIR"]) / "models"
     for path in [*models.glob("gold/*"), *models.glob("silver/loan*"), models / "exposures.yml"]:

@@ -91,7 +91,8 @@ def _verdict(table: TableReport) -> str:
     applied = f", {table.changes:,} later changes applied" if table.changes else ""
     where = f"{table.target}{applied}"
     if table.verdict == "equal":
-        return f"{table.rows:,} rows, all equal in {where}"
+        equal = "equal as far as compared" if table.uncompared or table.left_out else "all equal"
+        return f"{table.rows:,} rows, {equal} in {where}"
     counts = {"missing": table.missing, "extra": table.extra, "differing": table.differing}
     found = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     least = "" if table.is_complete else "at least "
