@@ -721,18 +721,14 @@ def _of_models(
     snapshots = [one.name for file in files for one in file.properties.snapshots]
     by_name = Counter([*(path.stem for path in sql), *rows, *snapshots])
     stems = {*by_name, *(path.stem for path in project.glob("models/**/*.py"))}
-    declared = {
-        table.name: table
+    built = [
+        table
         for file in files
         for _, table in _tables(file.properties)
         if not isinstance(table, SourceTable)
-    }
-    described = Counter(
-        table.name
-        for file in files
-        for _, table in _tables(file.properties)
-        if not isinstance(table, SourceTable)
-    )
+    ]
+    declared = {table.name: table for table in built}
+    described = Counter(table.name for table in built)
     tables = {
         (source.name, table.name)
         for file in files

@@ -29,6 +29,9 @@ MADE = ("target", "logs")
 """The directories of the project that dbt makes."""
 BUILT = ("model", "seed", "snapshot")
 """What of a project becomes a table."""
+VALID_FROM = "dbt_valid_from"
+SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", VALID_FROM, "dbt_valid_to")
+"""What a snapshot has beside the columns of what it keeps."""
 RULES = Path(__file__).with_name("contract.py")
 
 
@@ -258,11 +261,6 @@ def table_nodes(of: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]
         for key, node in nodes
         if node["resource_type"] in BUILT and not is_ephemeral(node)
     }
-
-
-VALID_FROM = "dbt_valid_from"
-SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", VALID_FROM, "dbt_valid_to")
-"""What a snapshot has beside the columns of what it keeps."""
 
 
 def snapshot_key(node: Mapping[str, Any]) -> tuple[str, ...]:
