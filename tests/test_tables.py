@@ -134,12 +134,13 @@ def interrupt_an_ingest_that_waits() -> None:
     """Have `lake ingest` wait for a transaction of no table, say so, and be interrupted then."""
     command = [str(Path(sys.executable).with_name("lake")), "ingest"]
     with source() as idle, idle.transaction():
+        pid = idle.info.backend_pid
         idle.execute("select pg_current_xact_id()")
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr
             told = next(line for line in process.stderr if "waiting for" in line)
             process.send_signal(signal.SIGINT)
-    assert f"open at the source: pid {idle.info.backend_pid} of " in told
+    assert f"open at the source: pid {pid} of " in told
     assert process.returncode != 0
 
 
