@@ -30,7 +30,7 @@ from lake.stack import trino
 from tests.conftest import lake
 from tests.test_run import dbt
 
-STEPS = int(os.environ.get("LAKE_TEST_EXAMPLES", "7"))
+STEPS = int(os.environ.get("LAKE_TEST_EXAMPLES", "6"))
 SEED = int(os.environ.get("LAKE_TEST_SEED", "20261127"))
 POSITION = ("_commit_lsn", "_ordinal")
 STAMPS = ("_committed_at", "_ingested_at")

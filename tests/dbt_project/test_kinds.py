@@ -23,7 +23,7 @@ from lake.catalog import open_catalog
 from lake.manifest import copy_project
 from tests.dbt_project.conftest import ENGINES, Dbt
 
-STEPS = int(os.environ.get("LAKE_TEST_EXAMPLES", "4"))
+STEPS = int(os.environ.get("LAKE_TEST_EXAMPLES", "3"))
 SEED = int(os.environ.get("LAKE_TEST_SEED", "20261128"))
 SUFFIX, ON = "_kinds", "kinds"
 VARIABLES = ("--vars", json.dumps({"layer_suffix": SUFFIX}))
