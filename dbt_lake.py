@@ -71,14 +71,9 @@ class Branch(dbtPlugin):
                 seen_by_macros = get_invocation_context().env  # a copy of the environment
                 assert isinstance(seen_by_macros, dict)
                 outdated = provenance.outdated(branch)
-                seen_by_macros.update(
-                    LAKE_REBUILT=" ".join(
-                        one.code.name for one in outdated if one.how == "rebuild"
-                    ),
-                    LAKE_REPLAYED=" ".join(
-                        one.code.name for one in outdated if one.how == "replay"
-                    ),
-                )
+                for variable, how in (("LAKE_REBUILT", "rebuild"), ("LAKE_REPLAYED", "replay")):
+                    names = (one.code.name for one in outdated if one.how == how)
+                    seen_by_macros[variable] = " ".join(names)
                 reset = {one.code.table for one in outdated if one.is_reset}
                 add_callback_to_manager(record_at_the_end)
         add_callback_to_manager(partial(make_ready, reset))
@@ -91,9 +86,9 @@ def date_manifest(written: Path, read: float, message: EventMsg) -> None:
 
 
 def make_ready(reset: Set[str], message: EventMsg) -> None:
-    """Have the branch be able to write to a table before dbt builds it.
+    """Make a table writable on the branch before dbt builds it.
 
-    What else than a build has written to a table of `reset` is taken back.
+    A table in `reset` is first set back to its state at the branch's creation.
     """
     if message.info.name != "NodeStart" or message.data.node_info.resource_type not in BUILT:
         return

@@ -6,7 +6,7 @@ streams what comes after it. Nothing at the source is locked.
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -21,7 +21,6 @@ from lake.errors import LakeError
 from lake.manifest import SourceTable, named_tables
 from lake.settings import settings
 from lake.shapes import waits
-from lake.source import Say
 from lake.source.inspection import Table, Trouble, inspect
 
 SOURCE = "lake.source"
@@ -46,7 +45,7 @@ def ingest(
     progress: Progress,
     again: Sequence[str] = (),
     *,
-    say: Say = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     from_scratch: bool = False,
 ) -> Load:
     """Copy what bronze lacks of the declared tables, so that their changes go on from there.
@@ -59,8 +58,8 @@ def ingest(
     From scratch, everything is a first load: what was landed before is kept under other names. Then
     capture must not be running.
 
-    `owner` opens a connection that may set up the source, where the lake has one. `say` is told of
-    each transaction at the source that it waits for.
+    `owner` opens a connection that may set up the source, where the lake has one. `say`
+    receives a message for each source transaction that blocks the snapshot.
 
     Raises LakeError where nothing can be captured, the slot was lost, or `again` names a table that
     is not declared or can't be captured.
@@ -116,7 +115,9 @@ def _is_loaded(table: Table, slot_lsn: int) -> bool:
     return lsn is not None and lsn >= slot_lsn and bronze.is_of(table.declared)
 
 
-def _load_first(tables: Sequence[Table], changes: Iceberg, progress: Progress, say: Say) -> Copied:
+def _load_first(
+    tables: Sequence[Table], changes: Iceberg, progress: Progress, say: Callable[[str], None]
+) -> Copied:
     """Load all tables under the slot that capture will stream from.
 
     If that fails, the slot is dropped, so that it holds back no WAL.
@@ -142,7 +143,9 @@ def _identity() -> str:
     return f"{row[0]}/{settings().source.database}/{settings().source.slot}"
 
 
-def _load_beside_capture(tables: Sequence[Table], progress: Progress, say: Say) -> Copied:
+def _load_beside_capture(
+    tables: Sequence[Table], progress: Progress, say: Callable[[str], None]
+) -> Copied:
     """Load tables that are published by now, under a slot that goes with its connection.
 
     Making that slot waits for the transactions that are under way, so whatever its snapshot does

@@ -433,7 +433,7 @@ def _say(line: str) -> None:
 
 @contextmanager
 def _doing(what: str) -> Iterator[Callable[[str], None]]:
-    """While something is done, what to tell of it: in one line of a terminal, elsewhere in many."""
+    """Progress messages of a long step: a status line on a terminal, one line each elsewhere."""
     if err.is_terminal:
         with err.status(what) as doing:
             yield doing.update

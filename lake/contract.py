@@ -129,12 +129,15 @@ class ModelConfig(BaseModel):
     materialized: Any = None
 
 
-class Model(_Declared):
+class _Table(_Declared):
     name: str
     description: str = ""
-    config: ModelConfig = ModelConfig()
     columns: list[Column] = []
     data_tests: list[Any] = []
+
+
+class Model(_Table):
+    config: ModelConfig = ModelConfig()
     constraints: list[Any] = []
     access: str = ""
     group: str = ""
@@ -149,18 +152,14 @@ class SeedConfig(BaseModel):
     column_types: Any = None
 
 
-class Seed(_Declared):
-    """A table of a file of CSV in the project."""
+class Seed(_Table):
+    """A table whose rows are a CSV file of the project."""
 
-    name: str
-    description: str = ""
     config: SeedConfig = SeedConfig()
-    columns: list[Column] = []
-    data_tests: list[Any] = []
 
 
 class SnapshotConfig(BaseModel):
-    """How the rows of a snapshot are told apart, and how a change of one is noticed."""
+    """A snapshot's key, and how dbt detects that a row has changed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -171,18 +170,14 @@ class SnapshotConfig(BaseModel):
     snapshot_meta_column_names: Any = None
 
 
-class Snapshot(_Declared):
-    """A table of the versions that the rows of another have had, as dbt's builds found them."""
+class Snapshot(_Table):
+    """A table of the versions of another table's rows, one for each build that found a change."""
 
-    name: str
-    description: str = ""
     relation: str
     config: SnapshotConfig
-    columns: list[Column] = []
-    data_tests: list[Any] = []
 
 
-Table = Model | Seed | Snapshot
+Built = Model | Seed | Snapshot
 """What the project builds."""
 
 
@@ -218,13 +213,9 @@ class SourceConfig(_Declared):
     loaded_at_field: str = ""
 
 
-class SourceTable(_Declared):
-    name: str
-    description: str = ""
+class SourceTable(_Table):
     identifier: str = ""
     config: SourceConfig = SourceConfig()
-    columns: list[Column] = []
-    data_tests: list[Any] = []
 
 
 class Source(_Declared):
@@ -383,17 +374,21 @@ def blocks(project: Path) -> dict[str, Block]:
     return found
 
 
-def _described(properties: Properties) -> Iterator[tuple[Path_, Table | SourceTable | Column]]:
+def _described(properties: Properties) -> Iterator[tuple[Path_, Built | SourceTable | Column]]:
     for where, table in _tables(properties):
         yield where, table
         for position, column in enumerate(table.columns):
             yield (*where, "columns", position), column
 
 
-def _tables(properties: Properties) -> Iterator[tuple[Path_, Table | SourceTable]]:
+def _built(properties: Properties) -> Iterator[tuple[Path_, Built]]:
     for folder in kinds.FOLDERS:
         for i, table in enumerate(getattr(properties, folder)):
             yield (folder, i), table
+
+
+def _tables(properties: Properties) -> Iterator[tuple[Path_, Built | SourceTable]]:
+    yield from _built(properties)
     for i, source in enumerate(properties.sources):
         for j, table in enumerate(source.tables):
             yield ("sources", i, "tables", j), table
@@ -406,9 +401,7 @@ def _read(path: Path, name: str) -> tuple[_File | None, list[Mistake]]:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         loaded = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        said = " ".join(filter(None, (error.problem, error.context)))
-        return None, [Mistake(name, mark.line + 1 if mark else 1, f"no YAML: {said}")]
+        return None, [Mistake(name, *kinds.no_yaml(error))]
     lines: dict[Path_, int] = {}
     found = [] if root is None else list(_twice(name, root, (), lines))
     try:
@@ -509,7 +502,7 @@ def _of_file(file: _File) -> Iterator[Mistake]:
 
 
 def _of_type(
-    file: _File, at: Path_, table: Table | SourceTable, column: Column
+    file: _File, at: Path_, table: Built | SourceTable, column: Column
 ) -> Iterator[Mistake]:
     label = _label(file.properties, at)
     declared = " ".join(column.data_type.lower().split())
@@ -672,7 +665,7 @@ def _of_roles(files: list[_File], names: set[str], *, complete: bool) -> Iterato
                 yield file.at((*at, "rules"), f"{model.name}.rules: {said}")
 
 
-def _of_exposures(files: list[_File], models: Mapping[str, Table]) -> Iterator[Mistake]:
+def _of_exposures(files: list[_File], models: Mapping[str, Built]) -> Iterator[Mistake]:
     """Each column that an exposure uses is one of a model that it depends on."""
     for file in files:
         for i, exposure in enumerate(file.properties.exposures):
@@ -721,12 +714,7 @@ def _of_models(
     snapshots = [one.name for file in files for one in file.properties.snapshots]
     by_name = Counter([*(path.stem for path in sql), *rows, *snapshots])
     stems = {*by_name, *(path.stem for path in project.glob("models/**/*.py"))}
-    built = [
-        table
-        for file in files
-        for _, table in _tables(file.properties)
-        if not isinstance(table, SourceTable)
-    ]
+    built = [table for file in files for _, table in _built(file.properties)]
     declared = {table.name: table for table in built}
     described = Counter(table.name for table in built)
     tables = {
@@ -737,14 +725,13 @@ def _of_models(
     }
     yield from _of_sources(files)
     for file in files:
-        for where, table in _tables(file.properties):
-            if not isinstance(table, SourceTable):
-                if table.name not in stems:
-                    ending = "csv" if isinstance(table, Seed) else "sql"
-                    said = f"there is no {table.name}.{ending}{_meant(table.name, stems)}"
-                    yield file.at(where, f"{table.name}: {said}")
-                if described[table.name] > 1:
-                    yield file.at(where, f"{table.name}: is declared twice")
+        for where, table in _built(file.properties):
+            if table.name not in stems:
+                ending = "csv" if isinstance(table, Seed) else "sql"
+                said = f"there is no {table.name}.{ending}{_meant(table.name, stems)}"
+                yield file.at(where, f"{table.name}: {said}")
+            if described[table.name] > 1:
+                yield file.at(where, f"{table.name}: is declared twice")
     yield from _of_roles(files, stems, complete=complete)
     yield from _of_exposures(files, declared)
     yield from _of_snapshots(files, declared)
@@ -786,7 +773,7 @@ def _of_layer(name: str, path: Path) -> Iterator[Mistake]:
 
 
 def _of_seeds(
-    project: Path, rows: Mapping[str, Path], declared: Mapping[str, Table], *, complete: bool
+    project: Path, rows: Mapping[str, Path], declared: Mapping[str, Built], *, complete: bool
 ) -> Iterator[Mistake]:
     """Each value of a seed is one of its column's type."""
     for stem, path in rows.items():
@@ -800,7 +787,7 @@ def _of_seeds(
             yield Mistake(name, 1, f"{stem}: {_UNDECLARED}")
 
 
-def _of_snapshots(files: list[_File], declared: Mapping[str, Table]) -> Iterator[Mistake]:
+def _of_snapshots(files: list[_File], declared: Mapping[str, Built]) -> Iterator[Mistake]:
     """A snapshot keeps a table that there is, by columns that it has."""
     for file in files:
         for i, snapshot in enumerate(file.properties.snapshots):
@@ -829,7 +816,7 @@ def _of_snapshots(files: list[_File], declared: Mapping[str, Table]) -> Iterator
                 yield file.at((*at, "relation"), f"{snapshot.name}.relation: {said}")
 
 
-def _unknown(config: SnapshotConfig, kept: Table) -> Iterator[tuple[str, str]]:
+def _unknown(config: SnapshotConfig, kept: Built) -> Iterator[tuple[str, str]]:
     """The columns that a snapshot reads and that what it keeps does not declare, by setting."""
     known = [column.name for column in kept.columns]
     for setting in ("unique_key", "updated_at", "check_cols"):

@@ -47,8 +47,12 @@ def mistakes(project: Path) -> Iterator[tuple[Path, int, str]]:
 
 
 def _no_folders(project: Path, text: str) -> Iterator[tuple[int, str]]:
-    """The settings of `dbt_project.yml` that are of folders which are not there."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    """Settings of `dbt_project.yml` for folders that do not exist."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        yield no_yaml(error)
+        return
     for kind, of_kind in _below(root):
         if kind.value in FOLDERS:
             for _, of_project in _below(of_kind):
@@ -58,7 +62,14 @@ def _no_folders(project: Path, text: str) -> Iterator[tuple[int, str]]:
                         yield folder.start_mark.line + 1, f"{said}; a setting begins with `+`"
 
 
+def no_yaml(error: yaml.MarkedYAMLError) -> tuple[int, str]:
+    """The line and the reason of a syntax error in a YAML file."""
+    mark = error.problem_mark or error.context_mark
+    said = " ".join(filter(None, (error.problem, error.context)))
+    return (mark.line + 1 if mark else 1), f"no YAML: {said}"
+
+
 def _below(node: yaml.Node | None) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-    """What a mapping has under names that are no settings."""
+    """The entries of a mapping whose keys are folders, not settings."""
     if isinstance(node, yaml.MappingNode):
         yield from (pair for pair in node.value if not pair[0].value.startswith("+"))

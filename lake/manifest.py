@@ -31,7 +31,7 @@ BUILT = ("model", "seed", "snapshot")
 """What of a project becomes a table."""
 VALID_FROM = "dbt_valid_from"
 SNAPSHOT_COLUMNS = ("dbt_scd_id", "dbt_updated_at", VALID_FROM, "dbt_valid_to")
-"""What a snapshot has beside the columns of what it keeps."""
+"""The columns that dbt adds to a snapshot's input."""
 RULES = Path(__file__).with_name("contract.py")
 
 
@@ -264,20 +264,20 @@ def table_nodes(of: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]
 
 
 def snapshot_key(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns by which a snapshot's versions are told apart; none of what is no snapshot."""
+    """The key columns of a snapshot's versions; empty for a table that is no snapshot."""
     if node["resource_type"] != "snapshot":
         return ()
     return (*merge_key(node), VALID_FROM)
 
 
 def merge_key(node: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns by which dbt finds the row of a table that a new one replaces."""
+    """The columns of dbt's `unique_key`; empty where the node has none."""
     key = node["config"].get("unique_key") or ()
     return (key,) if isinstance(key, str) else tuple(key)
 
 
 def parents(node: Mapping[str, Any]) -> list[str]:
-    """The ids of what a node reads; of none for a seed."""
+    """The ids of a node's inputs; empty for a seed."""
     found: list[str] = node["depends_on"].get("nodes", [])
     return found
 

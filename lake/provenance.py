@@ -48,8 +48,8 @@ class Code:
 
     `fingerprint` is of the model itself, `lineage` of it and all models above it. `models` are the
     tables of those that it reads, by name, with the lineage of each; `inputs` those of them whose
-    rows may change while all code stays, as a seed's may not. `landed` are tables of bronze, of
-    which `sources` are captured, by their names at the source.
+    rows depend on data, unlike a seed's. `landed` are tables of bronze; `sources` are captured
+    tables, by their names at the source.
     """
 
     table: str
@@ -64,7 +64,7 @@ class Code:
 
     @property
     def is_all_code(self) -> bool:
-        """Whether its rows follow from code alone, however often it is made anew."""
+        """Whether its rows depend on code alone, so that each rebuild gives the same rows."""
         return self.reach == "rebuild" and not (self.inputs or self.landed or self.sources)
 
 
@@ -141,7 +141,8 @@ def codes_of(of: Mapping[str, Any], variables: Mapping[str, Any]) -> list[Code]:
             landed=sorted(bronze[key] - {lag.CHANGES, SCHEMA_CHANGES}),
             sources=sources,
         )
-        all_code |= {made[key].table} if made[key].is_all_code else set()
+        if made[key].is_all_code:
+            all_code.add(made[key].table)
     return [code for key, code in made.items() if not is_ephemeral(nodes[key])]
 
 
@@ -469,7 +470,7 @@ def _newest_changes(ref: str, since: int | None) -> dict[str, int]:
 
 
 def outdated(ref: str) -> list[Stale]:
-    """The tables of a branch that are stale for another reason than new data.
+    """The stale tables of a branch, without a look at what was landed since.
 
     Raises LakeError where the project does not parse.
     """

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lake.types import canonical, decimal_digits
+
 if TYPE_CHECKING:
     import _csv
 
 LARGEST = 2**20
 """So many bytes a file has at most: of a larger one dbt notices no change of its rows."""
-_DECIMAL = re.compile(r"(?:numeric|decimal) ?\( ?(\d+) ?, ?(\d+) ?\)")
 _NUMBER = re.compile(r"-?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?")
 _ZONE = re.compile(r"[+-]\d\d(:\d\d)?")
@@ -27,12 +28,10 @@ _ENDLESS = ("NaN", "Infinity", "-Infinity")
 def mistakes(
     path: Path, types: Mapping[str, str], delimiter: str = ","
 ) -> Iterator[tuple[int, str]]:
-    """What is wrong with a file, by line; `types` are its columns', as Postgres writes them."""
+    """The mistakes of a file, by line. `types` are the declared ones, by column."""
     if path.stat().st_size > LARGEST:
-        yield (
-            1,
-            f"a seed has at most {LARGEST >> 20} MiB; a larger table is the source's, or a file's",
-        )
+        said = f"a seed has at most {LARGEST >> 20} MiB"
+        yield 1, f"{said}; a larger table is the source's, or a file's"
         return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -68,12 +67,11 @@ def is_null(value: str) -> bool:
 
 
 def _wrong(declared: str) -> Callable[[str], str]:
-    """What tells why a text is no value of a declared type; nothing where it is one."""
-    declared = " ".join(declared.lower().split())
-    if decimal := _DECIMAL.fullmatch(declared):
-        digits, scale = map(int, decimal.groups())
-        return partial(_no_decimal, declared, digits, scale)
-    return partial(_no_value, declared, _READS.get(declared, str))
+    """A function that says why a text is no value of the declared type; empty where it is one."""
+    declared, known = " ".join(declared.lower().split()), canonical(declared)
+    if decimal := decimal_digits(known):
+        return partial(_no_decimal, declared, *decimal)
+    return partial(_no_value, declared, _READS.get(known, str))
 
 
 def _no_value(declared: str, read: Callable[[str], object], value: str) -> str:
@@ -130,15 +128,15 @@ def _time(value: str, *, zoned: bool) -> None:
 
 
 _READS: dict[str, Callable[[str], object]] = {
-    **dict.fromkeys(("smallint", "int2"), partial(_integer, 16)),
-    **dict.fromkeys(("integer", "int", "int4"), partial(_integer, 32)),
-    **dict.fromkeys(("bigint", "int8"), partial(_integer, 64)),
-    **dict.fromkeys(("real", "float4"), partial(_float, 3.4028234e38)),
-    **dict.fromkeys(("double precision", "float8"), partial(_float, math.inf)),
-    **dict.fromkeys(("boolean", "bool"), _boolean),
+    "smallint": partial(_integer, 16),
+    "integer": partial(_integer, 32),
+    "bigint": partial(_integer, 64),
+    "real": partial(_float, 3.4028234e38),
+    "double precision": partial(_float, math.inf),
+    "boolean": _boolean,
     "date": _date,
     "bytea": _bytes,
-    **dict.fromkeys(("timestamp", "timestamp without time zone"), partial(_time, zoned=False)),
-    **dict.fromkeys(("timestamptz", "timestamp with time zone"), partial(_time, zoned=True)),
+    "timestamp without time zone": partial(_time, zoned=False),
+    "timestamp with time zone": partial(_time, zoned=True),
 }
-"""What reads a text of each type, and raises where it is none; all else is text."""
+"""For each canonical type, a function that raises for a text of no such value. Others are text."""

@@ -1,7 +1,7 @@
 {#-
-    A seed is a table of the types that its `.yml` declares, made at once and anew. `lake check` has found
-    each value to be one of its type. Its rows are one text to the engine, of JSON, which takes it less
-    time than as many values of SQL.
+    A seed is created anew by one statement, in the types that its `.yml` declares. `lake check` has
+    validated each value against its type. The engine reads the rows from one JSON literal, which it parses
+    faster than a VALUES list.
 -#}
 {% materialization seed, default %}
     {%- set target_relation = this.incorporate(type='table') -%}
@@ -17,7 +17,7 @@
 {% endmaterialization %}
 
 
-{#- The rows of this seed's file, as texts: dbt would guess types. -#}
+{#- The rows of the seed's CSV file, all columns as text: else dbt infers types from the values. -#}
 {% macro load_rows() -%}
     {%- for name in model.columns -%}
         {%- do config.model.config.column_types.update({name: 'text'}) -%}
@@ -26,20 +26,17 @@
 {%- endmacro %}
 
 
-{#- Rows of texts as a query, in the types and the order that are declared. -#}
+{#- A query of these rows, with the declared types and column order. -#}
 {% macro select_of(table) -%}
     {%- set rows = [] -%}
     {%- for row in table.rows -%} {%- do rows.append(row.values()) -%} {%- endfor -%}
     select
     {%- for column in model.columns.values() %}
-        {%- set text = 'r[' ~ adapter.dispatch('position')(table.column_names.index(column.name)) ~ ']' %}
+        {%- set text = 'element_at(r, ' ~ (table.column_names.index(column.name) + 1) ~ ')' %}
         {{ typed(text, canonical_type(column.data_type)) }} as {{ adapter.quote(column.name) }}{{ ',' if not loop.last }}
     {%- endfor %}
     from {{ adapter.dispatch('rows_in')(text_literal(tojson(rows))) }}
 {%- endmacro %}
-
-{% macro spark__position(index) -%} {{ index }} {%- endmacro %}
-{% macro trino__position(index) -%} {{ index + 1 }} {%- endmacro %}
 
 {% macro spark__rows_in(json) -%}
     (select explode(from_json({{ json }}, 'array<array<string>>'))) as listed (r)

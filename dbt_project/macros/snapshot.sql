@@ -1,11 +1,11 @@
-{#- dbt's snapshots, told alike to both engines. dbt-spark's own knows keys of one column, and views. -#}
+{#- dbt's default snapshot materialization on Spark too: dbt-spark's takes keys of one column and needs views. -#}
 {% materialization snapshot, adapter='spark' %}
     {{ return(materialization_snapshot_default()) }}
 {% endmaterialization %}
 
 {#-
-    A snapshot goes on where it ended, but for one that nobody knows the start of: it is made anew. A table
-    of Spark's has no database, and the model then does not have that word.
+    A snapshot continues from its last build; one in LAKE_REBUILT is created anew. Spark's relations have no
+    database, and dbt leaves that field out of the model.
 -#}
 {% macro get_or_create_relation(database, schema, identifier, type) -%}
     {%- set named = database if target.type == 'trino' else none -%}
@@ -18,7 +18,7 @@
 {%- endmacro %}
 
 
-{#- Spark reads what is staged three times: it is kept at hand meanwhile, and so of one moment. -#}
+{#- Spark evaluates the staging view three times. Cached, all three read the same rows and timestamps. -#}
 {% macro build_snapshot_staging_table(strategy, sql, target_relation) -%}
     {%- set staged = make_temp_relation(target_relation) -%}
     {%- do run_query(create_table_as(true, staged, snapshot_staging_table(strategy, sql, target_relation))) -%}
@@ -31,10 +31,10 @@
 {%- endmacro %}
 
 
-{#- Iceberg's times are of microseconds; and a text is one of any length. -#}
+{#- The time of the build, in Iceberg's precision: microseconds. -#}
 {% macro snapshot_get_time() -%} cast(current_timestamp as {{ engine_type('timestamptz') }}) {%- endmacro %}
 
-{#- Of what tells a version apart. Texts have their lengths before them: of several, none is like others. -#}
+{#- The hash of a version's key and time. Each text is prefixed by its length, so ('a|b', 'c') and ('a', 'b|c') differ. -#}
 {% macro snapshot_hash_arguments(args) -%}
     {%- set type, texts = engine_type('text'), [] -%}
     {%- for arg in args -%}

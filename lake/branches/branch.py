@@ -93,7 +93,7 @@ def take(name: str, tables: Sequence[str]) -> None:
 
 
 def reset(name: str, table: str) -> None:
-    """Have a table of a branch be what it was when the branch began."""
+    """Set a branch's table back to its state at the branch's creation."""
     with catalog.connect("builder") as connection, connection.transaction():
         connection.execute(
             """

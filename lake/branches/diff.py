@@ -162,7 +162,7 @@ def diff(
 
 
 def keys() -> dict[str, tuple[str, ...]]:
-    """The columns by which the rows of each table of dbt's are told apart, by `schema.table`.
+    """The key columns of each table that dbt builds, by `schema.table`.
 
     Raises LakeError where the dbt project does not parse.
     """

@@ -29,8 +29,7 @@ PINNED = {
 
 
 LOOKS_SECONDS = 3.0
-"""Whom a snapshot waits for is looked up so often."""
-Say = Callable[[str], None]
+"""The interval at which blocking transactions are looked up."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def slot(connection: psycopg.Connection) -> Slot | None:
 
 
 @contextmanager
-def _watched(pid: int, say: Say) -> Iterator[None]:
-    """While a backend of the source is at work, say which transactions it waits for."""
+def _watched(pid: int, say: Callable[[str], None]) -> Iterator[None]:
+    """Report the transactions that block a backend of the source, until the block ends."""
     is_done, told = Event(), set[str]()
 
     def watch() -> None:
@@ -126,9 +125,9 @@ def _watched(pid: int, say: Say) -> Iterator[None]:
 
 
 def _blocker(connection: psycopg.Connection, pid: int) -> str:
-    """The transaction that a backend waits for; nothing where it waits for none.
+    """The transaction that blocks a backend; empty where none does.
 
-    The role that captures may not see what others do, but who they are.
+    The capturing role sees pid, user and application of other sessions, not their queries.
     """
     found = connection.execute(
         """
@@ -168,12 +167,13 @@ def exported_snapshot(
     name: str,
     *,
     is_temporary: bool,
-    say: Say = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     seconds: float | None = None,
 ) -> Iterator[Snapshot]:
     """Make a slot; yields a snapshot as of its LSN, which is there until the block ends.
 
-    It waits for each transaction that was open at the source; `say` is told which, one by one.
+    Slot creation waits for every open transaction of the source. `say` receives a message for each
+    transaction that blocks it.
 
     Raises LakeError where the source refuses it, or where it waits for more than `seconds`.
     """

@@ -60,7 +60,7 @@ class Source:
 
 
 def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Compare the source with this process's branch. `say` is told what is being done.
+    """Compare the source with this process's branch. `say` receives progress messages.
 
     Raises LakeError where nothing can be compared: the source can't be reached or makes no slot,
     capture does not arrive, a name is none of a table.
@@ -90,7 +90,7 @@ def verify(options: Options, say: Callable[[str], None] = lambda _: None) -> Rep
 def snapshot(say: Callable[[str], None] = lambda _: None) -> Iterator[Source]:
     """The source as of now: all transactions that were committed before an LSN, and no other.
 
-    `say` is told of those that it waits for.
+    `say` receives a message for each source transaction that blocks the snapshot.
 
     Raises LakeError where the source can't be reached, or makes no slot.
     """

@@ -451,6 +451,10 @@ def test_settings_of_a_folder_that_is_not_there_are_told(project: Path) -> None:
     declared.write_text(declared.read_text().replace("    gold: {+access", "    golden: {+access"))
     (only,) = contract.mistakes(project)
     assert "there is no folder models/golden; a setting begins with `+`" in str(only)
+    declared.write_text(declared.read_text() + "\n\tvars: {}\n")
+    (only,) = contract.mistakes(project)
+    assert str(only).startswith("dbt_project/dbt_project.yml:")
+    assert ": no YAML: found" in str(only)
 
 
 def test_rules_that_nothing_applies_are_told(project: Path) -> None:
